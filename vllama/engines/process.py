@@ -1,0 +1,183 @@
+"""Child processes that serve HTTP: started below a guard, watched, and stopped without a trace.
+
+Only this module and its guard spawn and kill.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+
+from vllama.errors import EngineFailed, PortInUse
+
+TAIL = 400
+POLL_S = 0.05
+STOP_S = 10.0
+Explain = Callable[[Sequence[str]], EngineFailed]
+
+
+class Child:
+    """A running command. It is also the `Life` of the endpoint that it serves."""
+
+    def __init__(self, process: asyncio.subprocess.Process, name: str, explain: Explain) -> None:
+        self._process = process
+        self._explain = explain
+        self._log = logging.getLogger(f"vllama.engines.{name}")
+        self._watch: Callable[[str], None] | None = None
+        self.tail: deque[str] = deque(maxlen=TAIL)
+        self.spoke_at = time.monotonic()
+        self.stopping = False
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The guard and all below it."""
+        try:
+            guard = psutil.Process(self._process.pid)
+            return (guard.pid, *(p.pid for p in guard.children(recursive=True)))
+        except psutil.Error:
+            return ()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not exited."""
+        return self._process.returncode is None
+
+    async def ended(self) -> EngineFailed:
+        """Wait until it has exited; any exit of a server is a failure, also with status 0."""
+        await self._process.wait()
+        return self.cause()
+
+    def cause(self) -> EngineFailed:
+        """What its last words say."""
+        return self._explain(tuple(self.tail))
+
+    async def read(self, on_line: Callable[[str], None]) -> None:
+        """Drain its output for as long as it runs."""
+        assert self._process.stdout is not None
+        while True:
+            try:
+                raw = await self._process.stdout.readline()
+            except ValueError:
+                continue
+            if not raw:
+                return
+            line = raw.decode(errors="replace").rstrip()
+            self.tail.append(line)
+            self.spoke_at = time.monotonic()
+            self._log.debug("%s", line)
+            on_line(line)
+
+    async def stop(self) -> None:
+        """Ask the guard to stop the command and all of its session."""
+        self.stopping = True
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_S)
+        except TimeoutError:
+            for pid in self.pids:
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(pid).kill()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def launch(
+    command: Sequence[str],
+    *,
+    name: str,
+    environment: Mapping[str, str],
+    explain: Explain,
+    on_line: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Child]:
+    """Run `command` below a guard; on leaving, nothing of it is left."""
+    guard = Path(__file__).with_name("guard.py")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", str(guard), *command,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT, env=dict(environment), limit=1 << 20,
+        start_new_session=True,
+    )  # fmt: skip
+    child = Child(process, name, explain)
+    reader = asyncio.create_task(child.read(on_line))
+    try:
+        yield child
+    finally:
+        # Also when cancelled: a second cancellation must not leave the engine behind.
+        await asyncio.shield(asyncio.ensure_future(_end(child, reader)))
+
+
+async def _end(child: Child, reader: "asyncio.Task[None]") -> None:
+    await child.stop()
+    await reader
+
+
+async def wait_ready(
+    child: Child, probe: Callable[[], Awaitable[bool]], *, stall_s: float, what: str
+) -> None:
+    """Poll `probe` until it is true.
+
+    `stall_s` is how long the child may be silent: each line of its log gives it more time.
+
+    Raises:
+        EngineFailed: it exited, or was silent for too long.
+    """
+    while True:
+        if not child.is_alive:
+            await child.ended()
+            # Its last lines may still be in the pipe.
+            await asyncio.sleep(POLL_S)
+            raise child.cause()
+        with contextlib.suppress(OSError):
+            if await probe():
+                return
+        if time.monotonic() - child.spoke_at > stall_s:
+            raise EngineFailed(
+                f"{what} said nothing for {stall_s:.0f} s while starting",
+                "Give it longer with OLLAMA_LOAD_TIMEOUT, or look at its log with --verbose.",
+                kind="timeout",
+                log=tuple(child.tail),
+            )
+        await asyncio.sleep(POLL_S)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int) -> None:
+    """See whether one can listen there.
+
+    Raises:
+        PortInUse: saying who may hold it and how to choose another.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            remedy = "Choose another with --port, or stop the other one."
+            raise PortInUse(f"{host}:{port} is in use{_holder(port)}", remedy) from error
+
+
+def _holder(port: int) -> str:
+    try:
+        for each in psutil.net_connections("inet"):
+            if each.laddr and each.laddr.port == port and each.status == psutil.CONN_LISTEN:
+                name = psutil.Process(each.pid).name() if each.pid else "another user's process"
+                return f" by {name}" + (f" (pid {each.pid})" if each.pid else "")
+    except psutil.Error:
+        pass
+    return ""
