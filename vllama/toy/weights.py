@@ -24,7 +24,8 @@ def draw(size: Size, seed: int) -> Weights:
     kv = size.kv_heads * HEAD_SIZE
 
     def matrix(*shape: int) -> NDArray[np.float16]:
-        return (random.standard_normal(shape, np.float32) / np.sqrt(shape[-1])).astype(np.float16)
+        drawn: NDArray[np.float32] = random.standard_normal(shape, np.float32)
+        return (drawn / np.float32(np.sqrt(shape[-1]))).astype(np.float16)
 
     def ones() -> NDArray[np.float16]:
         return np.ones(size.hidden, np.float16)
