@@ -16,7 +16,11 @@ Choose: TypeAlias = Callable[[str], tuple[Engine, Profile]]
 
 
 class PoolBusy(EngineError):
-    """More requests wait for an engine than may wait."""
+    """More requests wait for an engine than may wait; try again in `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class Pool:
             began_s = self._timer.time()
             endpoint, uplinks, profile = await self._await_start(runner)
             waited_s = self._timer.time() - began_s
-            yield Lease(endpoint, uplinks, profile, waited_s, runner.gone)
+            yield Lease(endpoint, uplinks, profile, waited_s, runner.death)
         finally:
             runner.leave()
             self._changed.set()
@@ -156,7 +160,6 @@ class Pool:
                 runner.lease.set_result((endpoint, uplinks, profile))
                 await runner.until_over(endpoint)
                 self._retire(runner)
-                runner.gone.set()
         except (VllamaError, OSError) as error:
             runner.fail(error)
         finally:

@@ -43,15 +43,12 @@ class Lease:
     uplinks: UplinkPool
     profile: Profile
     waited_s: float
-    gone: asyncio.Event
+    death: "asyncio.Future[EngineFailed]"
 
-    async def lost(self, patience_s: float) -> bool:
-        """Whether the engine is found dead within `patience_s`."""
-        try:
-            await asyncio.wait_for(self.gone.wait(), patience_s)
-        except TimeoutError:
-            return False
-        return True
+    async def lost(self, patience_s: float) -> EngineFailed | None:
+        """Why the engine died, if it is found dead within `patience_s`."""
+        await asyncio.wait({self.death}, timeout=patience_s)
+        return self.death.result() if self.death.done() else None
 
 
 class Runner:
@@ -64,7 +61,7 @@ class Runner:
         self.keep_alive_s = keep_alive_s
         self.users = 0
         self.idle_since_s = timer.time()
-        self.gone = asyncio.Event()
+        self.death: asyncio.Future[EngineFailed] = asyncio.get_running_loop().create_future()
         self.lease: asyncio.Future[tuple[Endpoint, UplinkPool, Profile]] = (
             asyncio.get_running_loop().create_future()
         )
@@ -122,6 +119,7 @@ class Runner:
             await asyncio.wait({death, stop}, return_when=asyncio.FIRST_COMPLETED)
             if death.done():
                 log.error("%s: the engine is gone: %s", self.name, death.result())
+                self.death.set_result(death.result())
         finally:
             death.cancel()
             stop.cancel()
@@ -133,12 +131,16 @@ class Runner:
 
     def end(self) -> None:
         """It is over, whatever the reason."""
-        self.fail(EngineFailed(f"{self.name}: stopped before it had started"))
-        self.gone.set()
+        stopped = EngineFailed(f"{self.name}: the engine was stopped", kind="crash")
+        self.fail(stopped)
+        if not self.death.done():
+            self.death.set_result(stopped)
 
 
 def victim(idle: Sequence[Runner]) -> Runner | None:
     """Which idle engine has to go: the least recently used, those to be kept for ever last."""
     return min(
-        idle, key=lambda runner: (math.isinf(runner.keep_alive_s), runner.idle_since_s), default=None
+        idle,
+        key=lambda runner: (math.isinf(runner.keep_alive_s), runner.idle_since_s),
+        default=None,
     )

@@ -1,0 +1,321 @@
+"""The relay: moves one exchange's bytes between its client and an engine, and ends both sides.
+
+It leases the engine, sends the call, passes what comes through the exchange, retries what may
+be retried, slows the engine for a slow reader, and aborts when the client hangs up.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from vllama.errors import EngineFailed, VllamaError
+from vllama.server.exchange import Call, Exchange, Reply
+from vllama.server.pool import Pool, PoolBusy
+from vllama.server.runner import Lease
+from vllama.uplink import Headers, Uplink, UplinkClosed
+
+T = TypeVar("T")
+
+# What may lie here for a client that reads slower than its engine writes.
+BUFFER_BYTES = 64 * 1024
+# How long a broken connection waits to be explained by the engine's death.
+PATIENCE_S = 1.0
+
+
+class ClientLeft(Exception):
+    """The client hung up before it had its answer."""
+
+
+class _Broken(Exception):
+    """The engine's answer was cut short; `begun` says whether the client has got some of it."""
+
+    def __init__(self, error: VllamaError, *, begun: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.begun = begun
+
+
+def answer(_request: Request, pool: Pool, exchange: Exchange) -> Response:
+    """The response to a request whose body has been read: all work is done as it is sent."""
+    return Relayed(pool, exchange)
+
+
+async def fetch(lease: Lease, call: Call) -> Reply:
+    """One whole answer of the engine, whatever its status.
+
+    Raises:
+        EngineFailed: it cannot be reached or broke off.
+    """
+    whole = _Whole()
+    link = await _send(lease, call, whole)
+    try:
+        error = await whole.ended
+    except asyncio.CancelledError:
+        link.abort()
+        raise
+    if isinstance(error, UplinkClosed) and error.untouched:
+        return await fetch(lease, call)
+    if error is not None:
+        raise await _why(lease, error)
+    return whole.reply()
+
+
+async def connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up.
+
+    Raises:
+        ClientLeft: it did.
+    """
+    return await _while_there(request.receive, work)
+
+
+class Relayed(Response):
+    """The answer to one exchange, made while it is sent."""
+
+    def __init__(self, pool: Pool, exchange: Exchange) -> None:
+        super().__init__()
+        self._pool = pool
+        self._exchange = exchange
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it; a client that leaves takes everything along at once."""
+        try:
+            await _while_there(receive, self._serve(send))
+        except ClientLeft:
+            return
+
+    async def _serve(self, send: Send) -> None:
+        try:
+            reply = await self._attempt(send)
+        except _Broken as broken:
+            if broken.begun:
+                await _finish(send, self._exchange.broken(broken.error))
+                return
+            # Nothing has left yet: a new engine may answer as if nothing had been.
+            try:
+                reply = await self._attempt(send)
+            except _Broken as again:
+                if again.begun:
+                    await _finish(send, self._exchange.broken(again.error))
+                    return
+                reply = self._exchange.failed(again.error)
+        if reply is not None:
+            await _send_whole(send, reply)
+
+    async def _attempt(self, send: Send) -> Reply | None:
+        """Ask the engine once; a reply that is still to be sent, or None when all has been."""
+        exchange = self._exchange
+        try:
+            async with self._pool.lease(exchange.model, exchange.keep_alive_s) as lease:
+                call = exchange.call(lease)
+                if exchange.streams:
+                    return await self._stream(lease, call, send)
+                reply = await _fetched(lease, call)
+                return exchange.whole(reply) if reply.status == 200 else exchange.refused(reply)
+        except PoolBusy as busy:
+            reply = exchange.failed(busy)
+            retry = (b"retry-after", b"%d" % max(1, round(busy.retry_after_s)))
+            return Reply(reply.status, reply.body, [*reply.headers, retry])
+        except VllamaError as error:
+            return exchange.failed(error)
+
+    async def _stream(self, lease: Lease, call: Call, send: Send) -> Reply | None:
+        while True:
+            stream = _Stream(self._exchange)
+            link = await _begun(lease, call, stream)
+            try:
+                await self._pass(stream, link, send)
+            finally:
+                if not stream.ended:
+                    link.abort()
+            error = stream.error
+            if not (isinstance(error, UplinkClosed) and error.untouched):
+                break
+        if error is not None:
+            why = error if isinstance(error, VllamaError) else await _why(lease, error)
+            raise _Broken(why, begun=stream.begun) from error
+        if stream.status != 200:
+            return self._exchange.refused(stream.reply())
+        last = self._exchange.end()
+        if not stream.begun:
+            await send(self._head())
+        await _finish(send, last)
+        return None
+
+    async def _pass(self, stream: "_Stream", link: Uplink, send: Send) -> None:
+        stream.link = link
+        while True:
+            await stream.news.wait()
+            stream.news.clear()
+            data = stream.take()
+            if data:
+                if not stream.begun:
+                    stream.begun = True
+                    await send(self._head())
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            if stream.ended and not stream.size:
+                return
+            if not stream.ended:
+                link.resume()
+
+    def _head(self) -> dict[str, object]:
+        kind = (b"content-type", self._exchange.media_type.encode())
+        headers = [kind, *self._exchange.headers]
+        return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+class _Whole:
+    """Collects one answer."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self._headers: Headers = []
+        self._pieces: list[bytes] = []
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def reply(self) -> Reply:
+        """What came."""
+        return Reply(self.status, b"".join(self._pieces), self._headers)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self.status, self._headers = status, headers
+
+    def on_body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def on_flush(self) -> None:
+        pass
+
+    def on_end(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+
+class _Stream:
+    """Translates one streamed answer as it comes, and holds what the client has yet to take."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.link: Uplink | None = None
+        self.news = asyncio.Event()
+        self.status = 0
+        self.size = 0
+        self.begun = False
+        self.ended = False
+        self.error: Exception | None = None
+        self._headers: Headers = []
+        self._raw: list[bytes] = []
+        self._ready: list[bytes] = []
+
+    def take(self) -> bytes:
+        """All that is ready for the client."""
+        data = b"".join(self._ready)
+        self._ready.clear()
+        self.size = 0
+        return data
+
+    def reply(self) -> Reply:
+        """An answer that was no stream but a refusal."""
+        return Reply(self.status, b"".join(self._raw), self._headers)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self.status, self._headers = status, headers
+
+    def on_body(self, piece: bytes) -> None:
+        self._raw.append(piece)
+
+    def on_flush(self) -> None:
+        if self.status != 200 or not self._raw or self.ended:
+            return
+        raw = b"".join(self._raw)
+        self._raw.clear()
+        try:
+            out = self._exchange.feed(raw)
+        except Exception as error:  # a sink must not raise into the connection
+            self._fail(error)
+            return
+        if out:
+            self._ready.append(out)
+            self.size += len(out)
+            if self.size > BUFFER_BYTES and self.link is not None:
+                self.link.pause()
+            self.news.set()
+
+    def on_end(self, error: Exception | None) -> None:
+        if not self.ended:
+            self.ended = True
+            self.error = error
+            self.news.set()
+
+    def _fail(self, error: Exception) -> None:
+        if self.link is not None:
+            self.link.abort()
+        if not isinstance(error, VllamaError):
+            error = EngineFailed(f"the engine's answer could not be read: {error!r}")
+        self.on_end(error)
+
+
+async def _while_there(receive: Receive, work: Awaitable[T]) -> T:
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft
+        return task.result()
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send(lease: Lease, call: Call, sink: "_Whole | _Stream") -> Uplink:
+    uplinks = lease.uplinks
+    try:
+        link = await uplinks.acquire()
+    except OSError as error:
+        raise await _why(lease, error) from error
+    link.send(uplinks.request(call.method, call.path, call.body, call.headers), sink)
+    return link
+
+
+async def _begun(lease: Lease, call: Call, stream: _Stream) -> Uplink:
+    try:
+        return await _send(lease, call, stream)
+    except EngineFailed as error:
+        raise _Broken(error, begun=False) from error
+
+
+async def _fetched(lease: Lease, call: Call) -> Reply:
+    try:
+        return await fetch(lease, call)
+    except EngineFailed as error:
+        raise _Broken(error, begun=False) from error
+
+
+async def _why(lease: Lease, error: Exception) -> EngineFailed:
+    """The engine's own last words when it has died, else what the connection says."""
+    death = await lease.lost(PATIENCE_S)
+    if death is not None:
+        return death
+    return EngineFailed(f"the engine broke off: {error}", kind="crash")
+
+
+async def _send_whole(send: Send, reply: Reply) -> None:
+    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _finish(send: Send, last: bytes) -> None:
+    await send({"type": "http.response.body", "body": last})
