@@ -1,0 +1,1 @@
+"""Engines, real ones wherever that is cheap enough."""
