@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": "measure a profile, a server, or several against each other",
     "profiles": "list, show, export, import or remove saved profiles",
     "report": "write an HTML page of a tune and a comparison",
+    "results": "list, show, export or prune what was measured, and see how it went over time",
     "toy-model": "make a tiny model of random weights, for demos and tests",
     "doctor": "say what works here and what to do about the rest",
 }

@@ -1,15 +1,15 @@
 """The ledger: every record as one line of a file that only grows."""
 
-import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from vllama.disk import write_whole
 from vllama.errors import RecordBroken, StorageError
 from vllama.results.record import FORMAT, Record
 
@@ -65,15 +65,60 @@ class Ledger:
                 except RecordBroken as broken:
                     log.warning("%s line %d set aside: %s", self.path, number, broken.message)
 
+    def prune(self, keep: Callable[[Record], bool]) -> int:
+        """Drop the records that `keep` says no to; how many went.
+
+        Lines that cannot be read stay: another version may. A kill leaves the old file whole.
+        """
+        removed = 0
+        try:
+            with self._locked() as handle:
+                with self.path.open("rb") as file:
+                    lines = list(file)
+                kept = [line for line in lines if _stays(line, keep)]
+                removed = len(lines) - len(kept)
+                if removed:
+                    write_whole(self.path, b"".join(kept))
+        except OSError as error:
+            raise StorageError(f"cannot prune {self.path}: {error.strerror or error}") from error
+        return removed
+
     @contextmanager
     def _locked(self) -> Iterator[int]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield handle
-        finally:
-            os.close(handle)
+        while True:
+            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                _lock(handle)
+                # While we waited, a pruner may have put another file in its place.
+                if _is_at(self.path, handle):
+                    yield handle
+                    return
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Wait for our turn; where the system has no such lock, appends are whole by themselves."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _stays(line: bytes, keep: Callable[[Record], bool]) -> bool:
+    try:
+        return keep(_parse(line))
+    except RecordBroken:
+        return True
 
 
 def _write_or_undo(handle: int, data: bytes, end: int) -> None:
