@@ -28,14 +28,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report; its path goes to stdout."""
-    from vllama.disk import write_whole
-    from vllama.results import frame, markdown, report
-
     settings = Settings.from_environment()
     documents = [_read(what, settings) for what in args.what or [_newest(settings)]]
     tune = _only([d for d in documents if "trials" in d], "tunes")
     bench = _only([d for d in documents if "results" in d], "benches")
     title = args.title or _title(tune or bench or {})
+    # Only now, since pandas and matplotlib take longer to load than a mistake should cost.
+    from vllama.disk import write_whole
+    from vllama.results import frame, markdown, report
+
     if args.markdown:
         parts = [markdown.summary(d) for d in (tune, bench) if d is not None]
         write_whole(args.markdown, "\n\n".join(parts))
