@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.results import documents
+from tests.results.test_regression import one_target, with_blocks
 from vllama.errors import UsageError
 from vllama.results import markdown, metrics, report
+from vllama.results.regression import gate
 
 HOSTILE = "<script>alert(1)</script>\"'$x_{$ & | `rm`"
 
@@ -182,6 +184,14 @@ def test_many_workloads_stay_below_two_megabytes(tmp_path: Path) -> None:
     html = written(tmp_path, bench=bench)
     assert "28 more workloads stand in the table" in html
     assert len(html.encode()) < 2_000_000
+
+
+def test_a_gate_is_told_first(tmp_path: Path) -> None:
+    slow = with_blocks(one_target(), 0.9, seed=2)
+    found = gate(with_blocks(one_target(), 1.0, seed=1), slow, max_regression=0.05)
+    page = Page(written(tmp_path, bench={**slow, "gate": found.to_json()}))
+    assert page.text.index("Verdict: regression.") < page.text.rindex("What was measured")
+    assert "regression" in page.cells
 
 
 def test_an_unknown_format_and_no_document_are_refused(tmp_path: Path) -> None:

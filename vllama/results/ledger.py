@@ -72,7 +72,7 @@ class Ledger:
         """
         removed = 0
         try:
-            with self._locked() as handle:
+            with self._locked():
                 with self.path.open("rb") as file:
                     lines = list(file)
                 kept = [line for line in lines if _stays(line, keep)]

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from vllama.results import metrics, sections
-from vllama.results.regression import Check, Gate
+from vllama.results import sections, tables
+from vllama.results.regression import Gate
 from vllama.results.sections import Section
 from vllama.results.tables import Table
 
@@ -27,29 +27,14 @@ def gate(found: Gate) -> str:
     """A gate's verdict and checks, for a pull request's comment or a step's summary."""
     how = "measured in turns with it" if found.paired else "against its stored samples"
     allowed = f"{100 * found.max_regression:g} %"
-    rows = tuple(_checked(check) for check in found.checks)
-    columns = ("workload", "metric", "baseline", "candidate", "times worse", "90 %", "verdict")
     return "\n".join(
         (
             f"## vllama bench: {_WORDS[found.verdict]}\n",
             f"{_plain(found.candidate)} against {_plain(found.baseline)}, {how}; "
             f"{allowed} worse is allowed.\n",
-            *_table(Table(columns, rows, words=2)),
+            *_table(tables.checks(found.to_json())),
             "",
         )
-    )
-
-
-def _checked(check: Check) -> tuple[str, ...]:
-    bounds = check.worse_ci90
-    return (
-        check.workload,
-        metrics.label(check.metric),
-        metrics.reading(check.metric, check.baseline),
-        metrics.reading(check.metric, check.candidate),
-        metrics.ratio(check.worse),
-        f"{metrics.ratio(bounds[0])} to {metrics.ratio(bounds[1])}" if bounds else "unknown",
-        _WORDS[check.verdict],
     )
 
 

@@ -15,6 +15,7 @@ from vllama.results.sections import Section
 FORMAT = 1
 # The answer first, then what shows it, then what it rests on.
 _ORDER = (
+    "Regression gate",
     "Default against best",
     "Comparison",
     "Default against best, drawn",

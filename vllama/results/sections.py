@@ -74,6 +74,8 @@ def summary(tune: Document) -> Section:
 def of_bench(bench: Document) -> Iterator[Section]:
     """The parts of a report on a measurement, without pictures."""
     results = tables.measured(bench)
+    if bench.get("gate"):
+        yield _gate(bench["gate"])
     compared = bench.get("comparisons") or ()
     if compared:
         table = tables.comparisons(compared)
@@ -90,6 +92,16 @@ def of_bench(bench: Document) -> Iterator[Section]:
         yield Section("Requests that failed", suspect, (failed,) if failed.rows else ())
     targets = tuple(tables.facts(t) for t in bench.get("targets") or ())
     yield Section("What was measured", tables=(tables.facts(_ground(bench)), *targets))
+
+
+def _gate(gate: Document) -> Section:
+    how = "in turns with the baseline" if gate["paired"] else "against the baseline's samples"
+    text = (
+        f"Verdict: {gate['verdict']}.",
+        f"{gate['candidate']} was measured {how}, {gate['baseline']}; "
+        f"{100 * gate['max_regression']:g} % worse is allowed.",
+    )
+    return Section("Regression gate", text, (tables.checks(gate),))
 
 
 def ending(documents: Sequence[Document]) -> Iterator[Section]:

@@ -122,6 +122,20 @@ def comparisons(entries: Sequence[Mapping[str, Any]]) -> Table:
     return Table(columns, tuple(rows), words=2)
 
 
+def checks(gate: Mapping[str, Any]) -> Table:
+    """Every metric of every workload that a regression gate looked at."""
+    rows = []
+    for check in gate["checks"]:
+        name = str(check["metric"])
+        both = (metrics.reading(name, check["baseline"]), metrics.reading(name, check["candidate"]))
+        bounds = _span(*check["worse_ci90"]) if check["worse_ci90"] else _NONE
+        worse = metrics.ratio(check["worse"])
+        where = (str(check["workload"]), metrics.label(name))
+        rows.append((*where, *both, worse, bounds, str(check["verdict"])))
+    columns = ("workload", "metric", "baseline", "candidate", "times worse", "90 %", "verdict")
+    return Table(columns, tuple(rows), words=2)
+
+
 def failed_requests(results: Sequence[Mapping[str, Any]]) -> Table:
     """Requests that failed, by cause; one row for a target that showed nothing at all."""
     rows = []
