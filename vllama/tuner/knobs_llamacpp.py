@@ -1,0 +1,218 @@
+"""What llama.cpp has to vary: few knobs, for its starts are cheap and its gains are large."""
+
+from collections.abc import Sequence
+
+from vllama.profile import Scalar
+from vllama.tuner.knob import (
+    Catalogue,
+    Ground,
+    Knob,
+    Maker,
+    Options,
+    Rule,
+    RuledOut,
+    always,
+    ladder,
+)
+
+_PAD = 256
+_FLASH_ATTENTION = Knob(
+    "flash_attn", "categorical", ("auto", "off"), "auto",
+    "attention in one pass: faster on long contexts, not always on short ones",
+)  # fmt: skip
+_DEFAULTS = {"n_parallel": 1, "n_ctx": 0, "n_batch": 2048, "n_ubatch": 512}
+
+
+def _slots(ground: Ground) -> Knob:
+    """Slots beyond the load's concurrency stay empty; a few fewer may be faster."""
+    busy = ground.concurrency
+    steps = [s for s in ladder(max(1, busy // 8), busy) if s < busy]
+    # Powers of four are enough beside the two that matter: one a request, and half of that.
+    choices = {1, *steps[-2:], *steps[0::2], busy}
+    affordable = tuple(sorted(s for s in choices if _kv_fits(ground, s)))
+    return Knob(
+        "n_parallel", "int", affordable or (1,), 1,
+        f"requests decoded together; the load has up to {busy} in flight", log=True,
+    )  # fmt: skip
+
+
+def _batch(ground: Ground) -> Knob | RuledOut:
+    pending = ground.longest_prompt_tokens * ground.concurrency
+    if pending <= 512:
+        return RuledOut(
+            "n_batch", f"all prompts in flight are {pending} tokens: every batch holds them"
+        )
+    return Knob(
+        "n_batch", "int", (512, 2048), 2048,
+        "prompt tokens a step may take: more reads prompts faster, fewer lets answers go on",
+        log=True,
+    )  # fmt: skip
+
+
+def _micro_batch(ground: Ground) -> Knob | RuledOut:
+    if ground.longest_prompt_tokens * ground.concurrency <= 128 and ground.concurrency <= 128:
+        return RuledOut("n_ubatch", "no step of this load has more tokens than the smallest value")
+    return Knob(
+        "n_ubatch", "int", (128, 512, 2048) if ground.on_gpu else (128, 512), 512,
+        "tokens computed at once: larger uses the hardware better, smaller the caches", log=True,
+    )  # fmt: skip
+
+
+def _threads(name: str, what: str) -> Maker:
+    def make(ground: Ground) -> Knob | RuledOut:
+        cpu = ground.machine.cpu
+        if ground.on_gpu and _layers_fit(ground):
+            return RuledOut(name, "all layers are on the GPU: one thread feeds it")
+        physical = min(cpu.physical_cores, cpu.cores)
+        choices = {max(1, physical // 2), max(1, physical - 1), physical, cpu.cores}
+        default = ground.default.get(name, physical)
+        return Knob(
+            name, "int", tuple(sorted(choices)), default if int(default) > 0 else physical,
+            f"threads for {what}; they spin, so more than the free cores makes all slower",
+            log=True,
+        )  # fmt: skip
+
+    return make
+
+
+def _unified(ground: Ground) -> Knob | RuledOut:
+    if ground.concurrency == 1:
+        return RuledOut("kv_unified", "one request at a time needs no shared pool")
+    return Knob(
+        "kv_unified", "categorical", (False, True), False,
+        "one pool of context for all slots instead of an equal share for each",
+    )  # fmt: skip
+
+
+def _cache_reuse(ground: Ground) -> Knob | RuledOut:
+    if not ground.shares_prefixes:
+        return RuledOut("cache_reuse", "no prompts of this load share text")
+    return Knob(
+        "cache_reuse", "int", (0, 256), 0,
+        "smallest run of tokens that is shifted and used again instead of computed",
+    )  # fmt: skip
+
+
+def _cache_type(name: str) -> Maker:
+    def make(ground: Ground) -> Knob | RuledOut:
+        if not ground.allow_lossy:
+            return RuledOut(name, "a smaller cache type changes answers: only with --allow-lossy")
+        return Knob(
+            name, "categorical", ("f16", "q8_0"), "f16", "half the bytes to read for long contexts"
+        )
+
+    return make
+
+
+def _gpu_layers(ground: Ground) -> Knob | RuledOut:
+    if not ground.on_gpu:
+        return RuledOut("n_gpu_layers", "there is no GPU")
+    if _layers_fit(ground):
+        return RuledOut("n_gpu_layers", "all layers fit on the GPU, where they are fastest")
+    layers = ground.model.shape.layers
+    share = sum(g.free_bytes for g in ground.machine.gpus) / _needed_bytes(ground, 1)
+    most = max(0, min(layers, int(layers * share * 0.9)))
+    choices = tuple(sorted({most * 3 // 4, max(0, most - 1), most}))
+    return Knob("n_gpu_layers", "int", choices, most, "layers that do not fit run on the CPU")
+
+
+def _context(ground: Ground) -> RuledOut:
+    return RuledOut(
+        "n_ctx", f"follows from the slots: each gets {_slot_tokens(ground)} tokens of context"
+    )
+
+
+def _slot_tokens(ground: Ground) -> int:
+    """Context of one slot: enough for the load, and 4096 where the model has it."""
+    trained = ground.model.shape.context_length or ground.longest_tokens
+    wanted = max(ground.longest_tokens + 1, min(4096, trained))
+    return min(-(-wanted // _PAD) * _PAD, max(trained, _PAD))
+
+
+def _needed_bytes(ground: Ground, slots: int) -> int:
+    shape = ground.model.shape
+    return shape.weight_bytes + slots * _slot_tokens(ground) * shape.kv_bytes_per_token
+
+
+def _kv_fits(ground: Ground, slots: int) -> bool:
+    room = ground.machine.available_bytes + sum(g.free_bytes for g in ground.machine.gpus)
+    return slots == 1 or _needed_bytes(ground, slots) < 0.9 * room
+
+
+def _layers_fit(ground: Ground) -> bool:
+    room = sum(g.free_bytes for g in ground.machine.gpus)
+    return _needed_bytes(ground, max(1, ground.concurrency)) < 0.9 * room
+
+
+def _complete(ground: Ground, options: Options) -> Options:
+    """Slots share the context out among themselves, so it grows with them."""
+    slots = int(options.get("n_parallel", 1))
+    given = int(ground.default.get("n_ctx", 0))
+    own = int(ground.default.get("n_parallel", 1))
+    slot = max(_slot_tokens(ground), given // max(1, own) if own > 0 else 0)
+    if slots <= 1 and not given:
+        return {}
+    return {"n_ctx": max(given, slots * slot)}
+
+
+def _rules(ground: Ground) -> Sequence[Rule]:
+    def batches(options: Options) -> str | None:
+        micro, batch = (int(options.get(n, _DEFAULTS[n])) for n in ("n_ubatch", "n_batch"))
+        return f"n_ubatch {micro} is more than n_batch {batch}" if micro > batch else None
+
+    def slot_context(options: Options) -> str | None:
+        slots, total = int(options.get("n_parallel", 1)), int(options.get("n_ctx", 0))
+        if options.get("kv_unified") or slots < 1:
+            return None
+        each = (total or ground.model.shape.context_length) // slots
+        if not each or each >= ground.longest_tokens:
+            return None
+        return (
+            f"{slots} slots share {total or 'the trained'} tokens of context: {each} each, "
+            f"and the load's longest request has {ground.longest_tokens}"
+        )
+
+    def memory(options: Options) -> str | None:
+        slots = int(options.get("n_parallel", 1))
+        if _kv_fits(ground, max(1, slots)):
+            return None
+        return f"weights and the context of {slots} slots are more than the free memory"
+
+    def quantised_values(options: Options) -> str | None:
+        if options.get("cache_type_v", "f16") != "f16" and options.get("flash_attn") == "off":
+            return "a quantised V cache needs flash attention"
+        return None
+
+    return batches, slot_context, memory, quantised_values
+
+
+def _seeds(ground: Ground) -> Sequence[Options]:
+    busy, cores = ground.concurrency, ground.machine.cpu.cores
+    every: dict[str, Scalar] = {"n_parallel": busy}
+    return (
+        every,
+        {**every, "threads": max(1, cores // 2), "threads_batch": cores},
+        {**every, "n_ubatch": 128},
+        {"n_parallel": max(1, busy // 2), "threads": max(1, cores // 2)},
+    )
+
+
+CATALOGUE = Catalogue(
+    makers={
+        "n_parallel": _slots,
+        "n_ctx": _context,
+        "threads": _threads("threads", "answers"),
+        "threads_batch": _threads("threads_batch", "prompts"),
+        "n_batch": _batch,
+        "n_ubatch": _micro_batch,
+        "flash_attn": always(_FLASH_ATTENTION),
+        "kv_unified": _unified,
+        "cache_reuse": _cache_reuse,
+        "cache_type_k": _cache_type("cache_type_k"),
+        "cache_type_v": _cache_type("cache_type_v"),
+        "n_gpu_layers": _gpu_layers,
+    },
+    rules=_rules,
+    seeds=_seeds,
+    complete=_complete,
+)
