@@ -3,8 +3,10 @@
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import functools
 import math
 import mmap
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +16,46 @@ from vllama.errors import ModelBroken
 
 MAGIC = b"GGUF"
 LONG = 16
+ALIGNMENT = 32
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
             11: "<q", 12: "<d"}  # fmt: skip
 _STRING, _ARRAY = 8, 9
-# (elements, bytes) of a block, by tensor type: f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0, K-quants.
-_BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
-           10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210),
-           15: (256, 292), 24: (1, 1), 25: (1, 2), 26: (1, 4), 30: (1, 2)}  # fmt: skip
-FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1",
-              10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M",
-              16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 32: "BF16"}  # fmt: skip
+# Name and (elements, bytes) of a block, by tensor type.
+_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
+    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
+    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
+    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
+    38: "MXFP4",
+}  # fmt: skip
+POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: its shape as GGUF orders it, innermost first."""
+    """One tensor: its shape as GGUF orders it, innermost first; `offset` from the data's start."""
 
     name: str
     shape: tuple[int, ...]
     type: int
+    offset: int = 0
+
+    @property
+    def type_name(self) -> str:
+        """Its type as llama.cpp writes it, such as `Q4_K`."""
+        return _TYPES[self.type][0] if self.type in _TYPES else f"type {self.type}"
 
     @property
     def elements(self) -> int:
@@ -42,7 +65,7 @@ class Tensor:
     @property
     def bytes(self) -> int:
         """Its size in the file; an unknown type counts as 16 bits an element."""
-        elements, size = _BLOCKS.get(self.type, (1, 2))
+        _, elements, size = _TYPES.get(self.type, ("", 1, 2))
         return self.elements // elements * size
 
 
@@ -57,19 +80,49 @@ class Header:
 def read(path: Path, *, lists: bool = False) -> Header:
     """The header of a GGUF file; with `lists`, also the vocabulary and the like.
 
+    A header is kept until its file changes: `show`, `tags` and the tuner ask for it again.
+
     Raises:
         ModelBroken: not a GGUF file, or cut short.
     """
     try:
+        status = path.stat()
+    except OSError as error:
+        raise ModelBroken(f"{path} cannot be read: {error.strerror}", _REMEDY) from error
+    header = (_read if lists else _read_once)(path, lists, status.st_size, status.st_mtime_ns)
+    rest = [t for part in parts(path)[1:] for t in read(part).tensors]
+    return Header(header.metadata, (*header.tensors, *rest)) if rest else header
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a model that was split, given the first of them; else the file alone."""
+    match = re.fullmatch(r"(.+)-00001-of-(\d{5})\.gguf", path.name)
+    if match is None:
+        return [path]
+    count = int(match[2])
+    return [path.with_name(f"{match[1]}-{n:05}-of-{match[2]}.gguf") for n in range(1, count + 1)]
+
+
+def _read(path: Path, lists: bool, size: int, _mtime_ns: int) -> Header:
+    try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             header, end = _Reader(raw, lists).header()
-            size = len(raw)
-    except (struct.error, ValueError, IndexError, UnicodeDecodeError, OSError) as error:
+    except (struct.error, ValueError, IndexError, KeyError, OverflowError, OSError) as error:
         raise ModelBroken(f"{path} is no whole GGUF file: {error}", _REMEDY) from error
-    weights = sum(t.bytes for t in header.tensors)
-    if size < end + weights:
-        raise ModelBroken(f"{path} is cut short: {end + weights - size} bytes are missing", _REMEDY)
+    missing = _end(header, end) - size
+    if missing > 0:
+        raise ModelBroken(f"{path} is cut short: {missing} bytes are missing", _REMEDY)
     return header
+
+
+_read_once = functools.lru_cache(maxsize=256)(_read)
+
+
+def _end(header: Header, end: int) -> int:
+    """Where the last tensor ends, if the header ends at `end`."""
+    align = int(header.metadata.get("general.alignment") or ALIGNMENT)
+    start = -(-end // align) * align
+    return max((start + t.offset + t.bytes for t in header.tensors if t.type in _TYPES), default=0)
 
 
 _REMEDY = "Fetch the file again: it is corrupt or its download was not finished."
@@ -93,9 +146,7 @@ class _Reader:
     def tensor(self) -> Tensor:
         name = self.string()
         shape = tuple(self.scalar("<Q") for _ in range(self.scalar("<I")))
-        kind = self.scalar("<I")
-        self.scalar("<Q")
-        return Tensor(name, shape, kind)
+        return Tensor(name, shape, self.scalar("<I"), self.scalar("<Q"))
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -109,13 +160,27 @@ class _Reader:
     def array(self) -> list[Any] | None:
         kind, count = self.scalar("<I"), self.scalar("<Q")
         if self.lists or count <= LONG:
-            return [self.value(kind) for _ in range(count)]
+            return self.values(kind, count)
         if kind == _STRING:
-            for _ in range(count):
-                self.skip(self.scalar("<Q"))
+            self.skip_strings(count)
         else:
             self.skip(count * struct.calcsize(_SCALARS[kind]))
         return None
+
+    def values(self, kind: int, count: int) -> list[Any]:
+        if kind in _SCALARS and kind != 6:
+            form = struct.Struct(f"<{count}{_SCALARS[kind][1]}")
+            self.skip(form.size)
+            return list(form.unpack_from(self.raw, self.at - form.size))
+        return [self.value(kind) for _ in range(count)]
+
+    def skip_strings(self, count: int) -> None:
+        """Past a vocabulary or its merges: the bulk of a header, so nothing is looked up twice."""
+        unpack, raw, at = struct.Struct("<Q").unpack_from, self.raw, self.at
+        for _ in range(count):
+            at += 8 + unpack(raw, at)[0]
+        self.at = at
+        self.skip(0)
 
     def string(self) -> str:
         length = self.scalar("<Q")
@@ -131,4 +196,13 @@ class _Reader:
     def scalar(self, form: str) -> Any:
         (value,) = struct.unpack_from(form, self.raw, self.at)
         self.at += struct.calcsize(form)
-        return value
+        return _shortest(value) if form == "<f" else value
+
+
+def _shortest(value: float) -> float:
+    """The double that reads as a 32-bit float does: 1e-06, not 9.999999974752427e-07."""
+    for digits in range(6, 10):
+        rounded = float(f"{value:.{digits}g}")
+        if struct.pack("<f", rounded) == struct.pack("<f", value):
+            return rounded
+    return value

@@ -66,8 +66,32 @@ def _folder_shape(folder: Path) -> Shape:
         context_length=int(config.get("max_position_embeddings") or 0),
         quantization=_quantization(outer, tensors),
         kv_bytes_per_token=_kv_bytes(config, layers, kv_heads, head_size),
-        pooling="mean" if (folder / "1_Pooling").exists() else None,
+        pooling=_pooling(folder, outer),
     )
+
+
+def tensors(folder: Path) -> list[dict[str, Any]]:
+    """Name, type and shape of every tensor in a folder's safetensors files."""
+    headers = [_safetensors_header(p) for p in _shards(folder)]
+    return [
+        {"name": name, "type": str(t["dtype"]), "shape": list(t["shape"])}
+        for header in headers
+        for name, t in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def _pooling(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """How an embedding model makes one vector of many, as sentence-transformers notes it."""
+    path = folder / "1_Pooling" / "config.json"
+    if path.exists():
+        notes = _json(path)
+        modes = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+        return next((m for key, m in modes.items() if notes.get(f"pooling_mode_{key}")), "mean")
+    architecture = str((config.get("architectures") or [""])[0])
+    if architecture.endswith("ForSequenceClassification"):
+        return "rank"
+    return "mean" if (folder / "modules.json").exists() else None
 
 
 def _kv_bytes(config: Mapping[str, Any], layers: int, kv_heads: int, head_size: int) -> int:
@@ -165,7 +189,7 @@ def _gguf_shape(path: Path) -> Shape:
         context_length=number("context_length"),
         quantization=gguf.FILE_TYPES.get(meta.get("general.file_type", -1), "unknown"),
         kv_bytes_per_token=2 * layers * kv_heads * head_size * _BITS16,
-        pooling="mean" if meta.get(f"{arch}.pooling_type") else None,
+        pooling=gguf.POOLING.get(meta.get(f"{arch}.pooling_type", -1)),
     )
 
 

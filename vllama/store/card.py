@@ -40,4 +40,6 @@ class Card:
     licenses: tuple[str, ...] = ()
     parent_model: str = ""
     requires: str = ""
+    renderer: str = ""
+    parser: str = ""
     adapter: Path | None = None

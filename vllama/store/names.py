@@ -1,12 +1,18 @@
 """From a name to a model on this disk, and back to how Ollama shows it."""
 
 import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vllama import weights
 from vllama.errors import ModelBroken, ModelNotFound, UsageError
 from vllama.model import Model
 from vllama.settings import Settings
+from vllama.store import aliases, hub_cache, manifest, materialise
+from vllama.store.layout import RESERVED
+from vllama.store.reference import InvalidName, Name
 
 TAG = ":latest"
 
@@ -14,9 +20,10 @@ TAG = ":latest"
 def resolve(reference: str, settings: Settings) -> Model:
     """The model that `reference` names.
 
-    It is a local folder or GGUF file, a name below the home's `models` folder, or a hub
-    repository in the hub's own cache. A path gives a model whose name is the absolute path,
-    so that its profiles are found from every folder.
+    In this order: a local folder or GGUF file, a name in our store or in Ollama's, a folder
+    or file below the home's `models`, a hub repository in the hub's own cache, and what the
+    alias table says of the name. A path gives a model whose name is the absolute path, so
+    that its profiles are found from every folder.
 
     Raises:
         ModelNotFound: with names like it.
@@ -25,22 +32,21 @@ def resolve(reference: str, settings: Settings) -> Model:
     if not reference.strip() or "\0" in reference:
         raise UsageError(f"{reference!r} is no model name", "Give a folder, a GGUF file or a name.")
     path = Path(reference).expanduser()
-    if path.exists():
+    if _is_model(path):
         return weights.read(path.resolve(), str(path.resolve()))
-    plain = reference.removesuffix(TAG)
-    made = settings.home / "models" / plain
-    if made.resolve().is_relative_to((settings.home / "models").resolve()) and made.exists():
-        return weights.read(made.resolve(), plain)
-    snapshot = _snapshot(plain, settings)
-    if snapshot is not None:
-        return weights.read(snapshot, plain)
+    for find in (_in_store, _in_home, _in_hub_cache, _by_alias):
+        found = find(reference, settings)
+        if found is not None:
+            return found
+    if _exists(path) and ("/" in reference or path.is_file()):
+        return weights.read(path.resolve(), str(path.resolve()))
     raise _not_found(reference, settings)
 
 
 def known(settings: Settings) -> list[Model]:
     """Every model that a bare name reaches; broken ones are left out."""
     models = []
-    for name in _names(settings):
+    for name in bare_names(settings):
         try:
             models.append(resolve(name, settings))
         except (ModelBroken, ModelNotFound):
@@ -56,34 +62,124 @@ def shown(name: str) -> str:
 
 def same(name: str, other: str) -> bool:
     """Whether two names mean the same model to Ollama: case and `:latest` do not count."""
-    return shown(name).lower() == shown(other).lower()
+    return key(name) == key(other)
 
 
-def _names(settings: Settings) -> list[str]:
-    made = settings.home / "models"
-    names = [p.name for p in sorted(made.glob("*"))] if made.exists() else []
-    cached = sorted(settings.hub_cache.glob("models--*"))
-    return names + [p.name.removeprefix("models--").replace("--", "/") for p in cached]
-
-
-def _snapshot(name: str, settings: Settings) -> Path | None:
-    """The folder in the hub's cache that `main` points to; the cache is used in place."""
-    folder = settings.hub_cache / f"models--{name.replace('/', '--')}"
+def key(name: str) -> str:
+    """Equal for names that mean the same model."""
     try:
-        revision = (folder / "refs" / "main").read_text().strip()
-    except (OSError, ValueError):
+        return Name.parse(shown(name)).key
+    except InvalidName:
+        return shown(name).lower()
+
+
+def bare_names(settings: Settings) -> list[str]:
+    """The names of all models here: of the stores, of the home, of the hub's cache."""
+    stored = [entry.name.shown for entry in manifest.entries(settings)]
+    return [*stored, *_homemade(settings), *hub_cache.cached(settings)]
+
+
+def stored(reference: str, settings: Settings) -> manifest.Entry | None:
+    """The manifest behind a name, if it has one."""
+    try:
+        return manifest.find(Name.parse(reference), settings)
+    except InvalidName:
         return None
-    snapshot = folder / "snapshots" / revision
-    return snapshot if snapshot.exists() else None
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path leads to a model: a folder that merely bears a model's name does not."""
+    try:
+        if path.is_file():
+            return path.suffix == ".gguf" or path.is_absolute()
+        return (path / "config.json").exists() or any(path.glob("*.gguf"))
+    except OSError:  # too long for a path
+        return False
+
+
+def _in_store(reference: str, settings: Settings) -> Model | None:
+    entry = stored(reference, settings)
+    if entry is None:
+        return None
+    return materialise.model(entry, settings, resolve)
+
+
+def _in_home(reference: str, settings: Settings) -> Model | None:
+    folder = settings.home / "models"
+    plain = reference.removesuffix(TAG)
+    if plain.partition("/")[0] in RESERVED:
+        return None
+    path = folder / plain
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve()) and path.resolve() != folder
+        return weights.read(path.resolve(), plain) if inside and path.exists() else None
+    except OSError:  # too long for a path
+        return None
+
+
+def _in_hub_cache(reference: str, settings: Settings) -> Model | None:
+    repository = hub_cache.parse(reference)
+    if repository is None:
+        return None
+    snapshot = hub_cache.snapshot(repository, settings)
+    if snapshot is None:
+        return None
+    name = reference.removesuffix(TAG)
+    if (snapshot / "config.json").exists() and not repository.quant:
+        return replace(weights.read(snapshot, name), revision=snapshot.name)
+    files = [str(p.relative_to(snapshot)) for p in snapshot.rglob("*.gguf")]
+    chosen = hub_cache.choose_gguf(files, repository.quant)
+    if chosen is None:
+        if repository.quant:
+            return None
+        raise ModelBroken(
+            f"{repository.id} is in the hub's cache without config.json or a .gguf file",
+            f"Its download was not finished: vllama pull {repository.id}",
+        )
+    return replace(weights.read(snapshot / chosen, name), revision=snapshot.name)
+
+
+def _by_alias(reference: str, settings: Settings) -> Model | None:
+    original = aliases.table(settings).get(shown(reference).lower())
+    if original is None:
+        return None
+    found = _in_hub_cache(original, settings)
+    return None if found is None else replace(found, name=reference.removesuffix(TAG))
+
+
+def _homemade(settings: Settings) -> Iterator[str]:
+    for path in sorted((settings.home / "models").glob("*")):
+        if path.name not in RESERVED and not path.name.startswith("."):
+            yield path.name
 
 
 def _not_found(reference: str, settings: Settings) -> ModelNotFound:
+    names = bare_names(settings)
     parent = Path(reference).parent
-    names = _names(settings)
-    if parent.is_dir():
+    if _exists(parent) and parent.is_dir():
         prefix = "" if str(parent) == "." else f"{parent}/"
         names += [prefix + p.name for p in parent.iterdir() if p.is_dir() or p.suffix == ".gguf"]
-    near = difflib.get_close_matches(reference, names, n=3)
-    return ModelNotFound(
-        reference, near, "Give a folder, a GGUF file, or a repository that is in the hub's cache."
-    )
+    names += aliases.table(settings)
+    by_key = {n.lower(): n for n in (*names, *(n.removesuffix(TAG) for n in names))}
+    near = [by_key[k] for k in difflib.get_close_matches(reference.lower(), list(by_key), n=3)]
+    near = list({shown(n): n for n in near}.values())
+    return ModelNotFound(reference, near, _remedy(reference))
+
+
+def _remedy(reference: str) -> str:
+    if re.match(r"[./~]", reference) or ".." in reference:
+        return _REMEDY
+    try:
+        return f"Fetch it: vllama pull {Name.parse(reference).shown.removesuffix(TAG)}"
+    except InvalidName:
+        return _REMEDY
+
+
+_REMEDY = "Give a folder, a GGUF file, or the name of a model that is here."
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a path
+        return False

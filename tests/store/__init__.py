@@ -1,0 +1,1 @@
+"""The store, tested without a network."""
