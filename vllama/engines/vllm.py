@@ -1,0 +1,179 @@
+"""vLLM as an engine: a child process that serves a model in Hugging Face's layout."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllama.engines import probe, process, vllm_command, vllm_default, vllm_installed
+from vllama.engines.engine import Endpoint, Fact
+from vllama.engines.vllm_installed import Installed
+from vllama.engines.vllm_log import Story, explain
+from vllama.errors import EngineFailed, UsageError
+from vllama.machine import Machine
+from vllama.model import Model
+from vllama.profile import Profile
+from vllama.settings import Settings
+from vllama.store import names
+
+NAME = "vllm"
+# A dead engine core takes its server along after five seconds; its last lines come at once.
+LAST_WORDS_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """vLLM, of this environment or of the one whose Python the settings name."""
+
+    settings: Settings
+    name: str = NAME
+
+    def version(self) -> str:
+        """The installed version."""
+        return self.installed().version
+
+    def accepts(self) -> frozenset[str]:
+        """The option names that the installed version takes in a profile."""
+        return self.installed().flags.names - vllm_command.RESERVED
+
+    def default(self, model: Model, machine: Machine) -> Profile:
+        """vLLM's own defaults, plus only what it cannot start without here."""
+        installed = self.installed()
+        return vllm_default.profile(model, machine, installed, self.settings.context_length)
+
+    def installed(self) -> Installed:
+        """Where it is and what it takes.
+
+        Raises:
+            EngineMissing: nowhere.
+        """
+        return vllm_installed.find(self.settings.vllm_python)
+
+    def start(self, profile: Profile) -> AbstractAsyncContextManager[Endpoint]:
+        """Launch it, wait until it has really answered, and stop it on leaving."""
+        return _started(self.installed(), profile, self.settings)
+
+
+def from_settings(settings: Settings) -> Vllm:
+    """The engine as the environment describes it."""
+    return Vllm(settings)
+
+
+class _Life:
+    """The launched vLLM: it has ended when any of its processes has."""
+
+    def __init__(self, child: process.Child, died: asyncio.Event) -> None:
+        self._child = child
+        self._died = died
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return self._child.pids
+
+    @property
+    def has_ended(self) -> bool:
+        return self._died.is_set() or not self._child.is_alive
+
+    async def ended(self) -> EngineFailed:
+        """Of the server's exit and the engine core's death, whichever is noticed first."""
+        watchers = {
+            asyncio.ensure_future(self._died.wait()),
+            asyncio.ensure_future(self._child.ended()),
+        }
+        try:
+            await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+        await asyncio.sleep(LAST_WORDS_S)
+        return self._child.cause()
+
+
+@asynccontextmanager
+async def _started(
+    installed: Installed, profile: Profile, settings: Settings
+) -> AsyncIterator[Endpoint]:
+    model = names.resolve(profile.model, settings)
+    pools = _pools(model, profile)
+    port = process.free_port(vllm_command.HOST)
+    command = vllm_command.command(
+        profile, port, installed=installed, folder=_folder(model), pools=pools
+    )
+    died = asyncio.Event()
+    story = Story(on_death=died.set)
+    began = time.monotonic()
+    launch = process.launch(
+        command,
+        name=NAME,
+        environment=vllm_command.environment(profile, settings.environment, installed=installed),
+        explain=lambda tail: explain((*story.errors, *tail)),
+        on_line=story.read,
+    )
+    async with launch as child:
+        life = _Life(child, died)
+        url = f"http://{vllm_command.HOST}:{port}"
+        await process.wait_ready(
+            child, lambda: _is_up(life, url), stall_s=settings.load_timeout_s, what="vLLM"
+        )
+        await _first_answer(life, url, profile.model, pools, settings.load_timeout_s)
+        yield Endpoint(
+            base_url=url,
+            model=profile.model,
+            engine=NAME,
+            life=life,
+            version=installed.version,
+            command=tuple(command),
+            start_s=time.monotonic() - began,
+            facts=await _facts(url, story),
+        )
+
+
+async def _is_up(life: _Life, url: str) -> bool:
+    if life.has_ended:
+        raise await life.ended()
+    return await probe.is_healthy(url)
+
+
+async def _first_answer(life: _Life, url: str, model: str, embeds: bool, timeout_s: float) -> None:
+    """See it answer once; when it dies of that, say why it died, not that it did not answer."""
+    answer = asyncio.ensure_future(
+        probe.first_answer(url, model, embeds=embeds, timeout_s=timeout_s)
+    )
+    ended = asyncio.ensure_future(life.ended())
+    try:
+        await asyncio.wait({answer, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done() and answer.exception() and not ended.done():
+            await asyncio.wait({ended}, timeout=LAST_WORDS_S * 2)
+        if ended.done():
+            raise ended.result()
+        await answer
+    finally:
+        answer.cancel()
+        ended.cancel()
+
+
+async def _facts(url: str, story: Story) -> dict[str, Fact]:
+    """What the log said, and how long a request may be as the server itself says it."""
+    listed = await probe.ask_json(url, "/v1/models")
+    for each in listed.get("data") or []:
+        if isinstance(each.get("max_model_len"), int):
+            return {**story.facts, "max_model_len": each["max_model_len"]}
+    return dict(story.facts)
+
+
+def _folder(model: Model) -> Path:
+    if model.safetensors is None:
+        raise UsageError(
+            f"vLLM needs the safetensors weights of {model.name}, and here is only GGUF",
+            "Serve it with --engine llamacpp, or give the folder of the original model.",
+        )
+    return model.safetensors
+
+
+def _pools(model: Model, profile: Profile) -> bool:
+    """Whether it is served for embeddings: vLLM does either that or generation."""
+    if "runner" in profile.options or "convert" in profile.options:
+        return profile.options.get("runner") == "pooling" or "convert" in profile.options
+    return model.shape.pooling is not None
