@@ -6,11 +6,12 @@ Only this module and its guard spawn and kill.
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,17 +22,24 @@ from vllama.errors import EngineFailed, PortInUse
 TAIL = 400
 POLL_S = 0.05
 STOP_S = 10.0
+LAST_WORDS_S = 0.5
 Explain = Callable[[Sequence[str]], EngineFailed]
 
 
 class Child:
     """A running command. It is also the `Life` of the endpoint that it serves."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str, explain: Explain) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        name: str,
+        explain: Explain,
+        on_line: Callable[[str], None],
+    ) -> None:
         self._process = process
         self._explain = explain
         self._log = logging.getLogger(f"vllama.engines.{name}")
-        self._watch: Callable[[str], None] | None = None
+        self._read = asyncio.create_task(self._drain(on_line))
         self.tail: deque[str] = deque(maxlen=TAIL)
         self.spoke_at = time.monotonic()
         self.stopping = False
@@ -53,14 +61,38 @@ class Child:
     async def ended(self) -> EngineFailed:
         """Wait until it has exited; any exit of a server is a failure, also with status 0."""
         await self._process.wait()
+        # Its last words may still be in the pipe.
+        await asyncio.wait({self._read}, timeout=LAST_WORDS_S)
         return self.cause()
 
     def cause(self) -> EngineFailed:
-        """What its last words say."""
-        return self._explain(tuple(self.tail))
+        """What its last words say, and how it ended if it has."""
+        status = self._process.returncode
+        ending = () if status is None else (f"[the process ended: {_ending(status)}]",)
+        return self._explain((*self.tail, *ending))
 
-    async def read(self, on_line: Callable[[str], None]) -> None:
-        """Drain its output for as long as it runs."""
+    async def unless_dead(self, task: Coroutine[None, None, None]) -> None:
+        """Wait for `task`, or for the process to die.
+
+        Raises:
+            EngineFailed: it died first, or was about to when the task failed.
+        """
+        work = asyncio.ensure_future(task)
+        death = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait({work, death}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done() and work.exception() is not None:
+                # A request breaks off a moment before the process is gone.
+                await asyncio.wait({death}, timeout=LAST_WORDS_S)
+            if death.done():
+                raise await self.ended()
+            await work
+        finally:
+            for each in (work, death):
+                each.cancel()
+            await asyncio.gather(work, death, return_exceptions=True)
+
+    async def _drain(self, on_line: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
         while True:
             try:
@@ -87,6 +119,8 @@ class Child:
                 with contextlib.suppress(psutil.Error):
                     psutil.Process(pid).kill()
             await self._process.wait()
+        await asyncio.wait({self._read}, timeout=LAST_WORDS_S)
+        self._read.cancel()
 
 
 @asynccontextmanager
@@ -106,18 +140,34 @@ async def launch(
         stderr=asyncio.subprocess.STDOUT, env=dict(environment), limit=1 << 20,
         start_new_session=True,
     )  # fmt: skip
-    child = Child(process, name, explain)
-    reader = asyncio.create_task(child.read(on_line))
+    child = Child(process, name, explain, on_line)
     try:
         yield child
     finally:
         # Also when cancelled: a second cancellation must not leave the engine behind.
-        await asyncio.shield(asyncio.ensure_future(_end(child, reader)))
+        await _finish(child.stop())
 
 
-async def _end(child: Child, reader: "asyncio.Task[None]") -> None:
-    await child.stop()
-    await reader
+async def _finish(work: Coroutine[None, None, None]) -> None:
+    """Do all of it, however often the caller is cancelled meanwhile; the last one counts."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
+
+
+def _ending(status: int) -> str:
+    number = -status if status < 0 else status - 128
+    with contextlib.suppress(ValueError):
+        if status < 0 or status > 128:
+            return f"killed by {signal.Signals(number).name}"
+    return f"exit status {status}"
 
 
 async def wait_ready(
@@ -132,10 +182,7 @@ async def wait_ready(
     """
     while True:
         if not child.is_alive:
-            await child.ended()
-            # Its last lines may still be in the pipe.
-            await asyncio.sleep(POLL_S)
-            raise child.cause()
+            raise await child.ended()
         with contextlib.suppress(OSError):
             if await probe():
                 return
