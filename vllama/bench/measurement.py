@@ -1,7 +1,18 @@
 """Measurement: what one load showed. Pure arithmetic over samples, nothing that runs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+# A quantile whose 95 % distribution-free interval does not fit the sample is not shown.
+P95_NEEDS = 72
+P99_NEEDS = 368
+LATENCIES = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
+QUANTILES = ("mean", "p50", "p95", "p99")
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,9 +20,10 @@ class Sample:
     """One request. Times in seconds on one monotonic clock.
 
     `scheduled_s` is when it should have left, `sent_s` when its bytes were handed to the
-    socket. `chunk_s` are the arrivals of chunks that carried content. A sample with an
-    `error` (`refused`, `reset`, `timeout`, `http-503`, `malformed`, `cut-short`) counts as
-    failed, never as fast.
+    socket. `chunk_s` are the arrivals of chunks that carried content, `end_s` the last of
+    them (of the body where nothing was streamed). A sample with an `error` (`refused`,
+    `reset`, `timeout`, `http-503`, `malformed`, `cut-short`, `server-error`) counts as
+    failed, never as fast. `measured` is False for those that only keep the load up.
     """
 
     scheduled_s: float
@@ -21,6 +33,24 @@ class Sample:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
+    measured: bool = True
+    asked_prompt_tokens: int = 0
+    asked_output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The samples of one load and its steady window, on the samples' clock."""
+
+    samples: tuple[Sample, ...]
+    start_s: float
+    end_s: float
+    peak_memory_bytes: int | None = None
+    suspect: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        return max(self.end_s - self.start_s, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +83,116 @@ class Measurement:
     peak_memory_bytes: int | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
     suspect: tuple[str, ...] = ()
+    tokens_per_chunk: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `vllama bench --json` prints it."""
+        return asdict(self)
+
+    def metric(self, name: str) -> float | None:
+        """A figure by its name, such as `output_tokens_per_s` or `ttft_s.p95`."""
+        holder, _, part = name.partition(".")
+        value = getattr(self, holder, None)
+        if part:
+            value = getattr(value, part, None)
+        return float(value) if isinstance(value, int | float) else None
+
+
+def summarize(*runs: Run) -> Measurement:
+    """What these runs of the same load showed together."""
+    measured = [s for run in runs for s in run.samples if s.measured]
+    good = [s for s in measured if s.error is None]
+    duration_s = sum(run.duration_s for run in runs)
+    requests, output, prompt = _in_windows(runs)
+    per_s = 1 / duration_s if duration_s > 0 else 0.0
+    peaks = [run.peak_memory_bytes for run in runs if run.peak_memory_bytes is not None]
+    chunks = sum(len(s.chunk_s) for s in good)
+    return Measurement(
+        duration_s=duration_s,
+        completed=len(good),
+        failed=len(measured) - len(good),
+        requests_per_s=requests * per_s,
+        output_tokens_per_s=output * per_s,
+        total_tokens_per_s=(output + prompt) * per_s,
+        prompt_tokens=sum(s.prompt_tokens for s in good),
+        output_tokens=sum(s.output_tokens for s in good),
+        ttft_s=quantiles([s.chunk_s[0] - s.sent_s for s in good if s.chunk_s]),
+        itl_s=quantiles([b - a for s in good for a, b in pairwise(s.chunk_s)]),
+        tpot_s=quantiles([t for s in good if (t := _tpot(s)) is not None]),
+        e2e_s=quantiles([s.end_s - s.sent_s for s in good]),
+        peak_memory_bytes=max(peaks, default=None),
+        failures=dict(Counter(s.error for s in measured if s.error is not None)),
+        suspect=tuple(dict.fromkeys((*(r for run in runs for r in run.suspect), *doubts(good)))),
+        tokens_per_chunk=sum(s.output_tokens for s in good if s.chunk_s) / chunks
+        if chunks
+        else None,
+    )
+
+
+def quantiles(values: Sequence[float]) -> Quantiles | None:
+    """Mean and quantiles, those that the sample supports."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    n = len(ordered)
+    return Quantiles(
+        mean=math.fsum(ordered) / n,
+        p50=_at(ordered, 0.5),
+        p95=_at(ordered, 0.95) if n >= P95_NEEDS else None,
+        p99=_at(ordered, 0.99) if n >= P99_NEEDS else None,
+    )
+
+
+def doubts(good: Sequence[Sample]) -> tuple[str, ...]:
+    """Why these figures deserve no trust, as far as the counts of tokens tell."""
+    found = []
+    for what, pairs in (
+        ("prompt", [(s.asked_prompt_tokens, s.prompt_tokens) for s in good]),
+        ("output", [(s.asked_output_tokens, s.output_tokens) for s in good]),
+    ):
+        off = [(asked, got) for asked, got in pairs if abs(asked - got) > 2]
+        if len(off) > 0.01 * len(pairs):
+            got_mean = sum(got for _, got in off) / len(off)
+            found.append(
+                f"{len(off)} of {len(pairs)} requests: {what} tokens asked {off[0][0]}, "
+                f"the server counted {got_mean:.1f}"
+            )
+    return tuple(found)
+
+
+def _in_windows(runs: Sequence[Run]) -> tuple[float, float, float]:
+    """Requests, output tokens and prompt tokens that fall into the steady windows.
+
+    Streamed tokens count where they arrived. What has no arrival of its own (a request, its
+    prompt, an answer that came whole) counts by the share of its life inside the window:
+    over a steady load that is unbiased, and free of the jumps at the window's edges.
+    """
+    requests = output = prompt = 0.0
+    for run in runs:
+        for s in run.samples:
+            if s.error is not None:
+                continue
+            life_s = s.end_s - s.sent_s
+            inside_s = min(s.end_s, run.end_s) - max(s.sent_s, run.start_s)
+            share = min(max(inside_s / life_s, 0.0), 1.0) if life_s > 0 else 0.0
+            requests += share
+            prompt += share * s.prompt_tokens
+            if s.chunk_s:
+                within = bisect_right(s.chunk_s, run.end_s) - bisect_left(s.chunk_s, run.start_s)
+                share = within / len(s.chunk_s)
+            output += share * s.output_tokens
+    return requests, output, prompt
+
+
+def _tpot(sample: Sample) -> float | None:
+    if len(sample.chunk_s) < 2 or sample.output_tokens < 2:
+        return None
+    return (sample.chunk_s[-1] - sample.chunk_s[0]) / (sample.output_tokens - 1)
+
+
+def _at(ordered: Sequence[float], quantile: float) -> float:
+    """Linear between the two nearest values, as numpy's default."""
+    position = quantile * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

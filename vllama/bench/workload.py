@@ -1,6 +1,11 @@
 """Workload: a load that can be repeated exactly."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["completion", "chat", "embed"]
+_WAVES = 4
+_FEWEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,6 +15,7 @@ class Workload:
     Closed loop: `concurrency` requests are kept in flight until `requests` are done or
     `duration_s` is over. Open loop when `rate_per_s` is given: arrivals are drawn before
     the run and latency counts from the scheduled time. Lengths are in tokens, exact.
+    The first `shared_prefix_tokens` of every prompt are the same.
     """
 
     name: str
@@ -22,7 +28,23 @@ class Workload:
     shared_prefix_tokens: int = 0
     stream: bool = True
     seed: int = 0
+    kind: Kind = "completion"
+    timeout_s: float = 600.0
 
     def with_seed(self, seed: int) -> "Workload":
         """The same load with other prompts."""
         return replace(self, seed=seed)
+
+    @property
+    def request_goal(self) -> int | None:
+        """How many requests are measured; None when the time decides."""
+        if self.requests is not None:
+            return self.requests
+        if self.duration_s is not None:
+            return None
+        return max(_FEWEST, _WAVES * self.concurrency)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Equal for loads that warm the same paths of an engine."""
+        return (self.kind, self.prompt_tokens, self.output_tokens, self.concurrency, self.stream)

@@ -1,0 +1,211 @@
+"""Reading kept answers after the run: which chunk carried content, and what was counted."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from vllama.bench.measurement import Sample
+from vllama.bench.transcript import Transcript
+
+Reader: TypeAlias = Callable[[Transcript, float], Sample]
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = msgspec.field(default_factory=list)
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _Line(msgspec.Struct):
+    response: str | None = None
+    thinking: str | None = None
+    message: _Message | None = None
+    done: bool = False
+    prompt_eval_count: int = 0
+    eval_count: int = 0
+    error: str | None = None
+
+
+class _Vectors(msgspec.Struct):
+    usage: _Usage | None = None
+    data: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    embeddings: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    prompt_eval_count: int = 0
+    error: Any = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_line = msgspec.json.Decoder(_Line)
+_vectors = msgspec.json.Decoder(_Vectors)
+
+
+def read_events(transcript: Transcript, scheduled_s: float) -> Sample:
+    """A stream of server-sent events, as OpenAI's API sends it."""
+    times: list[float] = []
+    usage, finished, closed = _Usage(), False, False
+    try:
+        for arrived_s, event in split(transcript, b"\n\n"):
+            data = event.removeprefix(b"data:").strip()
+            if event.startswith((b"event: error", b"error:")):
+                return _failed(transcript, scheduled_s, "server-error", times)
+            if not event.startswith(b"data:"):
+                continue
+            if data == b"[DONE]":
+                closed = True
+                continue
+            chunk = _chunk.decode(data)
+            if chunk.error is not None:
+                return _failed(transcript, scheduled_s, "server-error", times)
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                finished = finished or choice.finish_reason is not None
+                if choice.text or _says(choice.delta):
+                    times.append(arrived_s)
+    except msgspec.MsgspecError:
+        return _failed(transcript, scheduled_s, "malformed", times)
+    if not (finished and closed):
+        return _failed(transcript, scheduled_s, "cut-short", times)
+    return _sample(transcript, scheduled_s, times, usage.prompt_tokens, usage.completion_tokens)
+
+
+def read_completion(transcript: Transcript, scheduled_s: float) -> Sample:
+    """A whole answer of OpenAI's API."""
+    try:
+        chunk = _chunk.decode(transcript.body)
+    except msgspec.MsgspecError:
+        return _failed(transcript, scheduled_s, "malformed")
+    if chunk.error is not None:
+        return _failed(transcript, scheduled_s, "server-error")
+    if not chunk.choices or chunk.choices[0].finish_reason is None:
+        return _failed(transcript, scheduled_s, "cut-short")
+    usage = chunk.usage or _Usage()
+    return _sample(transcript, scheduled_s, (), usage.prompt_tokens, usage.completion_tokens)
+
+
+def read_lines(transcript: Transcript, scheduled_s: float) -> Sample:
+    """A stream of JSON lines, as Ollama sends it."""
+    times: list[float] = []
+    last: _Line | None = None
+    try:
+        for arrived_s, text in split(transcript, b"\n"):
+            last = _line.decode(text)
+            if last.error is not None:
+                return _failed(transcript, scheduled_s, "server-error", times)
+            said = last.message
+            if (
+                last.response
+                or last.thinking
+                or (said and (said.content or said.thinking or said.tool_calls))
+            ):
+                times.append(arrived_s)
+    except msgspec.MsgspecError:
+        return _failed(transcript, scheduled_s, "malformed", times)
+    if last is None or not last.done:
+        return _failed(transcript, scheduled_s, "cut-short", times)
+    return _sample(transcript, scheduled_s, times, last.prompt_eval_count, last.eval_count)
+
+
+def read_ollama_whole(transcript: Transcript, scheduled_s: float) -> Sample:
+    """A whole answer of Ollama's API."""
+    try:
+        line = _line.decode(transcript.body)
+    except msgspec.MsgspecError:
+        return _failed(transcript, scheduled_s, "malformed")
+    if line.error is not None or not line.done:
+        return _failed(transcript, scheduled_s, "server-error" if line.error else "cut-short")
+    return _sample(transcript, scheduled_s, (), line.prompt_eval_count, line.eval_count)
+
+
+def read_embedding(transcript: Transcript, scheduled_s: float) -> Sample:
+    """Vectors from OpenAI's API."""
+    try:
+        vectors = _vectors.decode(transcript.body)
+    except msgspec.MsgspecError:
+        return _failed(transcript, scheduled_s, "malformed")
+    if vectors.error is not None or not vectors.data:
+        return _failed(transcript, scheduled_s, "server-error")
+    tokens = vectors.usage.prompt_tokens if vectors.usage else 0
+    return _sample(transcript, scheduled_s, (), tokens, 0)
+
+
+def read_ollama_embedding(transcript: Transcript, scheduled_s: float) -> Sample:
+    """Vectors from Ollama's API."""
+    try:
+        vectors = _vectors.decode(transcript.body)
+    except msgspec.MsgspecError:
+        return _failed(transcript, scheduled_s, "malformed")
+    if vectors.error is not None or not vectors.embeddings:
+        return _failed(transcript, scheduled_s, "server-error")
+    return _sample(transcript, scheduled_s, (), vectors.prompt_eval_count, 0)
+
+
+def read(transcript: Transcript, scheduled_s: float, reader: Reader) -> Sample:
+    """The sample of one request: failed before a byte was read, or as `reader` finds it."""
+    if transcript.error is not None:
+        return _failed(transcript, scheduled_s, transcript.error)
+    return reader(transcript, scheduled_s)
+
+
+def split(transcript: Transcript, separator: bytes) -> Iterator[tuple[float, bytes]]:
+    """The events of a stream, each with the arrival of its last byte."""
+    rest = b""
+    for arrived_s, piece in zip(transcript.times, transcript.pieces, strict=True):
+        whole = rest + piece if rest else piece
+        if b"\r" in whole:
+            whole = whole.replace(b"\r\n", b"\n")
+        *events, rest = whole.split(separator)
+        for event in events:
+            if event:
+                yield arrived_s, event
+    if rest.strip():
+        yield transcript.times[-1], rest
+
+
+def _says(delta: _Delta | None) -> bool:
+    return delta is not None and bool(
+        delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls
+    )
+
+
+def _sample(
+    transcript: Transcript,
+    scheduled_s: float,
+    times: Sequence[float],
+    prompt_tokens: int,
+    output_tokens: int,
+) -> Sample:
+    end_s = times[-1] if times else transcript.times[-1]
+    return Sample(scheduled_s, transcript.sent_s, end_s, tuple(times), prompt_tokens, output_tokens)
+
+
+def _failed(
+    transcript: Transcript, scheduled_s: float, error: str, times: Sequence[float] = ()
+) -> Sample:
+    end_s = transcript.times[-1] if transcript.times else transcript.sent_s
+    return Sample(scheduled_s, transcript.sent_s, end_s, tuple(times), error=error)

@@ -1,0 +1,121 @@
+"""How a server wants to be asked: OpenAI's completions, chat and embeddings, or Ollama's own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from vllama.bench import answers
+from vllama.bench.answers import Reader
+from vllama.bench.workload import Kind
+from vllama.uplink import UplinkPool
+
+Body: TypeAlias = dict[str, Any]
+_JSON = ((b"content-type", b"application/json"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked. `ids` is `text` in the model's tokens, where they are known.
+
+    `tokens` is the count that the server's usage must confirm.
+    """
+
+    text: str
+    tokens: int
+    ids: tuple[int, ...] = ()
+
+
+class Dialect(Protocol):
+    """One way to ask for a piece of work and to read its answer."""
+
+    @property
+    def name(self) -> str:
+        """Such as `openai-chat`."""
+        ...
+
+    def request(
+        self, pool: UplinkPool, prompt: Prompt, output_tokens: int, *, stream: bool
+    ) -> bytes:
+        """The bytes that ask for it."""
+        ...
+
+    def reader(self, *, stream: bool) -> Reader:
+        """What reads the answer."""
+        ...
+
+
+def encode(pool: UplinkPool, path: str, body: Body) -> bytes:
+    """One POST with a JSON body."""
+    return pool.request(b"POST", path.encode(), msgspec.json.encode(body), _JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAi:
+    """OpenAI's API. `extras` are the fields beyond it that fix the length of an answer."""
+
+    model: str
+    kind: Kind = "completion"
+    extras: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"openai-{self.kind}"
+
+    def request(
+        self, pool: UplinkPool, prompt: Prompt, output_tokens: int, *, stream: bool
+    ) -> bytes:
+        if self.kind == "embed":
+            return encode(pool, "/v1/embeddings", {"model": self.model, "input": prompt.text})
+        body: Body = {
+            "model": self.model,
+            "max_tokens": output_tokens,
+            "temperature": 0,
+            "stream": stream,
+        }
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        if self.extras:
+            body |= {"ignore_eos": True, "min_tokens": output_tokens}
+        if self.kind == "chat":
+            body["messages"] = [{"role": "user", "content": prompt.text}]
+            return encode(pool, "/v1/chat/completions", body)
+        body["prompt"] = prompt.ids or prompt.text
+        return encode(pool, "/v1/completions", body)
+
+    def reader(self, *, stream: bool) -> Reader:
+        if self.kind == "embed":
+            return answers.read_embedding
+        return answers.read_events if stream else answers.read_completion
+
+
+@dataclass(frozen=True, slots=True)
+class Ollama:
+    """Ollama's own API. It cannot be told to ignore an end of text."""
+
+    model: str
+    kind: Kind = "completion"
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"ollama-{self.kind}"
+
+    def request(
+        self, pool: UplinkPool, prompt: Prompt, output_tokens: int, *, stream: bool
+    ) -> bytes:
+        body: Body = {"model": self.model, "keep_alive": "30m"}
+        if self.kind == "embed":
+            return encode(pool, "/api/embed", body | {"input": prompt.text})
+        fixed = {"num_predict": output_tokens, "temperature": 0}
+        body |= {"stream": stream, "options": fixed | dict(self.options or {})}
+        if self.kind == "chat":
+            body["messages"] = [{"role": "user", "content": prompt.text}]
+            return encode(pool, "/api/chat", body)
+        return encode(pool, "/api/generate", body | {"prompt": prompt.text, "raw": True})
+
+    def reader(self, *, stream: bool) -> Reader:
+        if self.kind == "embed":
+            return answers.read_ollama_embedding
+        return answers.read_lines if stream else answers.read_ollama_whole

@@ -1,0 +1,172 @@
+"""The rig: starts an engine, loads it, and stops it. What the tuner and the commands hold."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from vllama.bench.connection import Connection
+from vllama.bench.load import ClosedLoop
+from vllama.bench.measurement import Measurement, Run, summarize
+from vllama.bench.memory import watched
+from vllama.bench.prompts import Vocabulary
+from vllama.bench.workload import Workload
+from vllama.engines.engine import Endpoint, Engine, Fact
+from vllama.errors import EngineFailed
+from vllama.profile import Profile
+
+_WARM_UP_REQUESTS = 2
+
+
+class Session(Protocol):
+    """An engine that is up, and can be measured."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it answers."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        """What its start taught."""
+        ...
+
+    @property
+    def start_s(self) -> float:
+        """How long its start took."""
+        ...
+
+    async def measure(self, workload: Workload) -> Measurement:
+        """Load it; raises EngineFailed when it dies or answers nothing."""
+        ...
+
+
+class Bench(Protocol):
+    """What can start engines to be measured: the rig, or something that simulates one."""
+
+    def started(self, profile: Profile) -> AbstractAsyncContextManager[Session]:
+        """Start an engine; it is stopped on leaving."""
+        ...
+
+
+class Rig:
+    """Starts `engine` and measures it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @asynccontextmanager
+    async def started(self, profile: Profile) -> "AsyncIterator[LiveSession]":
+        """Start with `profile`.
+
+        Raises:
+            EngineMissing, EngineFailed: as the engine's start does.
+        """
+        async with self.engine.start(profile) as endpoint:
+            session = LiveSession(endpoint)
+            try:
+                yield session
+            finally:
+                session.close()
+
+
+class LiveSession:
+    """A running engine under measurement.
+
+    Each measurement of a workload gets prompts of its own, which depend on the workload's
+    seed and on how often it was measured before: sessions that are measured in the same
+    order get the same prompts, and none is ever answered from a prefix cache by accident.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.connection = Connection(endpoint)
+        self._warm: set[tuple[object, ...]] = set()
+        self._measured: Counter[Workload] = Counter()
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        return self.endpoint.facts
+
+    @property
+    def start_s(self) -> float:
+        return self.endpoint.start_s
+
+    def close(self) -> None:
+        """Drop the connections to it."""
+        self.connection.close()
+
+    def speak(self, vocabulary: Vocabulary) -> None:
+        """Use these words, so that several servers get the same prompts as text."""
+        self._vocabulary = replace(vocabulary, ids=())
+
+    async def measure(self, workload: Workload) -> Measurement:
+        """Warm up where this shape of load is new, then load and measure.
+
+        Raises:
+            EngineFailed: it died, or every single request failed.
+        """
+        return summarize(await self.observe(workload))
+
+    async def observe(self, workload: Workload) -> Run:
+        """As `measure`, with every sample."""
+        await self.warm_up(workload)
+        repetition = self._measured[workload]
+        self._measured[workload] += 1
+        run = await self._while_it_lives(
+            self._load(workload.with_seed(_derived(workload.seed, repetition)))
+        )
+        if not any(s.error is None for s in run.samples):
+            kinds = Counter(s.error for s in run.samples)
+            raise EngineFailed(
+                f"not one request was answered: {dict(kinds)}",
+                "Look at the engine's log, or raise the workload's timeout_s.",
+                kind="hang" if "timeout" in kinds else "crash",
+                phase="run",
+            )
+        return run
+
+    async def warm_up(self, workload: Workload) -> None:
+        """Send a few requests of this shape, once."""
+        if workload.shape in self._warm:
+            return
+        few = replace(
+            workload, requests=_WARM_UP_REQUESTS, duration_s=None, rate_per_s=None
+        ).with_seed(_derived(workload.seed, -1))
+        await self._while_it_lives(self._load(few))
+        self._warm.add(workload.shape)
+        await self.reset_prefix_cache()
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget cached prefixes, where the server can be told to."""
+        if self.endpoint.engine == "vllm":
+            await self.connection.post("/reset_prefix_cache", {})
+
+    async def _load(self, workload: Workload) -> Run:
+        dialect = await self.connection.dialect(workload.kind)
+        prompts = await self.connection.prompts(workload.kind, vocabulary=self._vocabulary)
+        loop = ClosedLoop(self.connection, dialect, prompts, workload)
+        async with watched(self.endpoint.life.pids) as peak:
+            run = await loop.run()
+        return replace(run, peak_memory_bytes=peak.highest_bytes)
+
+    async def _while_it_lives(self, work: Coroutine[None, None, Run]) -> Run:
+        """Await `work`, or stop it when the engine dies."""
+        task: asyncio.Task[Run] = asyncio.create_task(work)
+        death = asyncio.ensure_future(self.endpoint.life.ended())
+        try:
+            await asyncio.wait((task, death), return_when=asyncio.FIRST_COMPLETED)
+            if death.done():
+                raise death.result()
+            return task.result()
+        finally:
+            for each in (task, death):
+                each.cancel()
+            await asyncio.gather(task, death, return_exceptions=True)
+
+
+def _derived(seed: int, repetition: int) -> int:
+    return seed * 1_000_003 + repetition + 1
