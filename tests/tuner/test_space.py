@@ -4,6 +4,7 @@ import pytest
 
 from tests.tuner import machines as on
 from vllama.errors import UsageError
+from vllama.machine import Gpu
 from vllama.profile import Profile
 from vllama.tuner.space import Knob, Space, build
 
@@ -117,7 +118,7 @@ def test_a_batch_must_have_a_token_for_each_sequence() -> None:
     ],
 )
 def test_vllm_defaults_follow_the_hardware(
-    card: on.Gpu | None, version: str, sequences: int, tokens: int
+    card: Gpu | None, version: str, sequences: int, tokens: int
 ) -> None:
     here = on.machine(card) if card else CPU
     space = on.vllm_space(here, on.chat(64, 2000), version=version)
@@ -128,8 +129,8 @@ def test_vllm_defaults_follow_the_hardware(
 def test_more_sequences_than_the_load_has_are_not_tried() -> None:
     space = on.vllm_space(CPU, on.chat(16))
     tried = set(knob(space, "max_num_seqs").choices) - {128}
-    assert max(tried) == 16
-    assert min(tried) >= 2
+    assert max(map(int, tried)) == 16
+    assert min(map(int, tried)) >= 2
 
 
 def test_what_only_a_gpu_has_is_ruled_out_on_a_cpu() -> None:
@@ -168,10 +169,10 @@ def test_kv_room_is_varied_only_where_the_load_needs_more() -> None:
 
 def test_the_context_of_llamacpp_grows_with_its_slots() -> None:
     space = SPACES["llamacpp on a CPU"]
-    for slots in knob(space, "n_parallel").choices:
-        launch = space.launch({"n_parallel": slots})
-        if launch:
-            assert launch["n_ctx"] == int(slots) * 4096
+    for slots in map(int, knob(space, "n_parallel").choices[1:]):
+        shared = space.launch({"n_parallel": slots, "kv_unified": True})
+        split = space.launch({"n_parallel": slots, "kv_unified": False})
+        assert (shared["n_ctx"], split["n_ctx"]) == (slots * 4096, slots * 8192)
     assert space.check({"n_parallel": 16, "n_ctx": 1024}) == (
         "16 slots share 1024 tokens of context: 64 each, and the load's longest request has 96"
     )
@@ -179,8 +180,27 @@ def test_the_context_of_llamacpp_grows_with_its_slots() -> None:
 
 def test_slots_that_memory_cannot_hold_are_not_tried() -> None:
     space = on.llamacpp_space(on.machine(gib=24), on.chat(64), shape=on.QWEN_8B)
-    assert knob(space, "n_parallel").high < 64
-    assert "free memory" in str(space.check({"n_parallel": 64}))
+    assert knob(space, "n_parallel").high == 4
+    assert "memory holds the context of 4" in knob(space, "n_parallel").why
+    assert "GiB are free" in str(space.check({"n_parallel": 64}))
+
+
+def test_a_larger_context_of_the_default_is_not_taken_away() -> None:
+    space = on.llamacpp_space(CPU, n_parallel=4, kv_unified=True, n_ctx=32768, threads=4)
+    assert space.launch({"n_parallel": 2}) == {"n_parallel": 2}
+    assert space.launch({"n_parallel": 16}) == {"n_parallel": 16, "n_ctx": 65536}
+    assert space.launch({"kv_unified": False}) == {"kv_unified": False}
+
+
+def test_threads_for_prompts_do_not_follow_those_for_answers_unsaid() -> None:
+    space = on.llamacpp_space(CPU, threads=4)
+    assert space.launch({"threads": 2}) == {"threads": 2, "threads_batch": 4}
+
+
+def test_sizes_may_be_written_as_vllm_writes_them() -> None:
+    space = on.vllm_space(CPU, kv_cache_memory_bytes="256M", max_model_len="auto")
+    assert "0.25 GiB hold all 16 requests" in reason(space, "kv_cache_memory_bytes")
+    assert "paged" in reason(space, "max_model_len")
 
 
 def test_a_micro_batch_is_no_larger_than_a_batch() -> None:

@@ -1,6 +1,7 @@
 """Knob: one option that the tuner may vary; and why another is left alone."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -142,6 +143,22 @@ class Catalogue:
 def always(made: Knob | RuledOut) -> Maker:
     """The maker of what is the same everywhere."""
     return lambda _: made
+
+
+_UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def count(options: Options, name: str, otherwise: int) -> int:
+    """The number that an option holds, also as vLLM writes it (`2k` is 2000, `2K` is 2048).
+
+    `otherwise` when it is absent or a word such as `auto`.
+    """
+    text = str(options.get(name, otherwise))
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", text)
+    if match is None:
+        return otherwise
+    return int(float(match[1]) * {**_UNITS, **_BINARY, "": 1}[match[2]])
 
 
 def ladder(low: float, high: float, *, halves: bool = False) -> tuple[int, ...]:

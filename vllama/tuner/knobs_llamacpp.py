@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vllama.machine import GIB
 from vllama.profile import Scalar
 from vllama.tuner.knob import (
     Catalogue,
@@ -12,6 +13,7 @@ from vllama.tuner.knob import (
     Rule,
     RuledOut,
     always,
+    count,
     ladder,
 )
 
@@ -20,19 +22,21 @@ _FLASH_ATTENTION = Knob(
     "flash_attn", "categorical", ("auto", "off"), "auto",
     "attention in one pass: faster on long contexts, not always on short ones",
 )  # fmt: skip
-_DEFAULTS = {"n_parallel": 1, "n_ctx": 0, "n_batch": 2048, "n_ubatch": 512}
 
 
 def _slots(ground: Ground) -> Knob:
     """Slots beyond the load's concurrency stay empty; a few fewer may be faster."""
-    busy = ground.concurrency
-    steps = [s for s in ladder(max(1, busy // 8), busy) if s < busy]
-    # Powers of four are enough beside the two that matter: one a request, and half of that.
-    choices = {1, *steps[-2:], *steps[0::2], busy}
-    affordable = tuple(sorted(s for s in choices if _kv_fits(ground, s)))
+    busy, room = ground.concurrency, _room(ground)
+    steps = {*ladder(1, busy), busy}
+    fit = [s for s in steps if s <= busy and _fits(ground, {"n_parallel": s}, room)]
+    top = max(fit, default=1)
+    below = [s for s in ladder(max(1, top // 8), top) if s < top]
+    # Half of them and every second step down are enough beside one for each request.
+    choices = {1, *below[-1:], *below[0::2], top}
+    short = "" if top == busy else f"; memory holds the context of {top}"
     return Knob(
-        "n_parallel", "int", affordable or (1,), 1,
-        f"requests decoded together; the load has up to {busy} in flight", log=True,
+        "n_parallel", "int", tuple(sorted(choices)), 1,
+        f"requests decoded together; the load has up to {busy} in flight{short}", log=True,
     )  # fmt: skip
 
 
@@ -80,7 +84,8 @@ def _unified(ground: Ground) -> Knob | RuledOut:
         return RuledOut("kv_unified", "one request at a time needs no shared pool")
     return Knob(
         "kv_unified", "categorical", (False, True), False,
-        "one pool of context for all slots instead of an equal share for each",
+        "one pool of context for all slots, or an equal share for each: no mask to read, "
+        f"but no request longer than {_slot_tokens(ground, unified=False)} tokens",
     )  # fmt: skip
 
 
@@ -110,7 +115,7 @@ def _gpu_layers(ground: Ground) -> Knob | RuledOut:
     if _layers_fit(ground):
         return RuledOut("n_gpu_layers", "all layers fit on the GPU, where they are fastest")
     layers = ground.model.shape.layers
-    share = sum(g.free_bytes for g in ground.machine.gpus) / _needed_bytes(ground, 1)
+    share = sum(g.free_bytes for g in ground.machine.gpus) / _needed_bytes(ground, ground.default)
     most = max(0, min(layers, int(layers * share * 0.9)))
     choices = tuple(sorted({most * 3 // 4, max(0, most - 1), most}))
     return Knob("n_gpu_layers", "int", choices, most, "layers that do not fit run on the CPU")
@@ -118,50 +123,62 @@ def _gpu_layers(ground: Ground) -> Knob | RuledOut:
 
 def _context(ground: Ground) -> RuledOut:
     return RuledOut(
-        "n_ctx", f"follows from the slots: each gets {_slot_tokens(ground)} tokens of context"
+        "n_ctx", f"follows from the slots: at least {_slot_tokens(ground)} tokens for each"
     )
 
 
-def _slot_tokens(ground: Ground) -> int:
-    """Context of one slot: enough for the load, and 4096 where the model has it."""
+def _slot_tokens(ground: Ground, *, unified: bool = True) -> int:
+    """Context to have for each slot: enough for the load, and for more than the load.
+
+    A share of its own ends a request that outgrows it, so it is larger than in a pool.
+    """
     trained = ground.model.shape.context_length or ground.longest_tokens
-    wanted = max(ground.longest_tokens + 1, min(4096, trained))
+    wanted = max(ground.longest_tokens + 1, min(4096 if unified else 8192, trained))
     return min(-(-wanted // _PAD) * _PAD, max(trained, _PAD))
 
 
-def _needed_bytes(ground: Ground, slots: int) -> int:
+def _needed_bytes(ground: Ground, options: Options) -> int:
     shape = ground.model.shape
-    return shape.weight_bytes + slots * _slot_tokens(ground) * shape.kv_bytes_per_token
+    tokens = count(options, "n_ctx", 0) or shape.context_length
+    return shape.weight_bytes + tokens * shape.kv_bytes_per_token
 
 
-def _kv_fits(ground: Ground, slots: int) -> bool:
-    room = ground.machine.available_bytes + sum(g.free_bytes for g in ground.machine.gpus)
-    return slots == 1 or _needed_bytes(ground, slots) < 0.9 * room
+def _room(ground: Ground) -> int:
+    return ground.machine.available_bytes + sum(g.free_bytes for g in ground.machine.gpus)
+
+
+def _fits(ground: Ground, options: Options, room: int) -> bool:
+    every = {**ground.default, **options}
+    return _needed_bytes(ground, {**every, **_complete(ground, every)}) < 0.9 * room
 
 
 def _layers_fit(ground: Ground) -> bool:
-    room = sum(g.free_bytes for g in ground.machine.gpus)
-    return _needed_bytes(ground, max(1, ground.concurrency)) < 0.9 * room
+    return _fits(ground, {}, sum(g.free_bytes for g in ground.machine.gpus))
 
 
 def _complete(ground: Ground, options: Options) -> Options:
-    """Slots share the context out among themselves, so it grows with them."""
-    slots = int(options.get("n_parallel", 1))
-    given = int(ground.default.get("n_ctx", 0))
-    own = int(ground.default.get("n_parallel", 1))
-    slot = max(_slot_tokens(ground), given // max(1, own) if own > 0 else 0)
-    if slots <= 1 and not given:
-        return {}
-    return {"n_ctx": max(given, slots * slot)}
+    """Slots need context, so it grows with them; and threads for prompts are given with others.
+
+    llama.cpp takes as many threads for prompts as for answers unless told.
+    """
+    found: dict[str, Scalar] = {}
+    own = ground.default.get("threads", options.get("threads"))
+    if "threads_batch" in options and options.get("threads") != own:
+        found["threads_batch"] = options["threads_batch"]
+    slots, given = count(options, "n_parallel", 1), count(ground.default, "n_ctx", 0)
+    if slots > 1 or given:
+        each = _slot_tokens(ground, unified=bool(options.get("kv_unified", False)))
+        found["n_ctx"] = max(given, slots * each)
+    return found
 
 
 def _rules(ground: Ground) -> Sequence[Rule]:
     def batches(options: Options) -> str | None:
-        micro, batch = (int(options.get(n, _DEFAULTS[n])) for n in ("n_ubatch", "n_batch"))
+        micro, batch = count(options, "n_ubatch", 512), count(options, "n_batch", 2048)
         return f"n_ubatch {micro} is more than n_batch {batch}" if micro > batch else None
 
     def slot_context(options: Options) -> str | None:
-        slots, total = int(options.get("n_parallel", 1)), int(options.get("n_ctx", 0))
+        slots, total = count(options, "n_parallel", 1), count(options, "n_ctx", 0)
         if options.get("kv_unified") or slots < 1:
             return None
         each = (total or ground.model.shape.context_length) // slots
@@ -173,10 +190,10 @@ def _rules(ground: Ground) -> Sequence[Rule]:
         )
 
     def memory(options: Options) -> str | None:
-        slots = int(options.get("n_parallel", 1))
-        if _kv_fits(ground, max(1, slots)):
+        needed, room = _needed_bytes(ground, options), _room(ground)
+        if needed < 0.9 * room or options.get("n_ctx") == ground.default.get("n_ctx"):
             return None
-        return f"weights and the context of {slots} slots are more than the free memory"
+        return f"weights and context need {needed / GIB:.1f} GiB, and {room / GIB:.1f} GiB are free"
 
     def quantised_values(options: Options) -> str | None:
         if options.get("cache_type_v", "f16") != "f16" and options.get("flash_attn") == "off":

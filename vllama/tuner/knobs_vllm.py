@@ -4,7 +4,17 @@ from collections.abc import Sequence
 
 from vllama.machine import GIB
 from vllama.profile import Scalar
-from vllama.tuner.knob import Catalogue, Ground, Knob, Options, Rule, RuledOut, always, ladder
+from vllama.tuner.knob import (
+    Catalogue,
+    Ground,
+    Knob,
+    Options,
+    Rule,
+    RuledOut,
+    always,
+    count,
+    ladder,
+)
 from vllama.tuner.knobs_vllm_gpu import ON_GPU
 
 _TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -93,7 +103,7 @@ def _prefill_interval(ground: Ground) -> Knob | RuledOut:
 
 def _context(ground: Ground) -> Knob | RuledOut:
     trained = ground.model.shape.context_length
-    given = int(ground.default.get("max_model_len", trained) or trained)
+    given = count(ground.default, "max_model_len", trained)
     one = given * ground.model.shape.kv_bytes_per_token
     room = _kv_room(ground)
     if one <= room or not trained:
@@ -113,9 +123,9 @@ def _context(ground: Ground) -> Knob | RuledOut:
 
 def _kv_room(ground: Ground) -> int:
     """Bytes for keys and values that the default leaves, roughly; `fit` knows better."""
-    given = ground.default.get("kv_cache_memory_bytes")
-    if given is not None:
-        return int(given)
+    given = count(ground.default, "kv_cache_memory_bytes", 0)
+    if given:
+        return given
     weights = ground.model.shape.weight_bytes
     if ground.on_gpu:
         return int(0.85 * sum(g.memory_bytes for g in ground.machine.gpus)) - weights
@@ -130,7 +140,7 @@ def _load_bytes(ground: Ground) -> int:
 def _kv_bytes(ground: Ground) -> Knob | RuledOut:
     if ground.on_gpu:
         return RuledOut("kv_cache_memory_bytes", "gpu_memory_utilization sets it on a GPU")
-    given = int(ground.default.get("kv_cache_memory_bytes", 0))
+    given = count(ground.default, "kv_cache_memory_bytes", 0)
     needed = _load_bytes(ground)
     if given >= needed or not given:
         return RuledOut(
@@ -207,21 +217,21 @@ def _rules(ground: Ground) -> Sequence[Rule]:
     trained = ground.model.shape.context_length
 
     def budget(options: Options) -> str | None:
-        most = int(options.get("max_num_batched_tokens", tokens))
-        together = int(options.get("max_num_seqs", sequences))
+        most = count(options, "max_num_batched_tokens", tokens)
+        together = count(options, "max_num_seqs", sequences)
         if together <= most:
             return None
         return f"max_num_seqs {together} is more than max_num_batched_tokens {most}"
 
     def threshold(options: Options) -> str | None:
-        limit = int(options.get("long_prefill_token_threshold", 0))
-        length = int(options.get("max_model_len", trained) or trained)
+        limit = count(options, "long_prefill_token_threshold", 0)
+        length = count(options, "max_model_len", trained)
         if limit <= length or not length:
             return None
         return f"long_prefill_token_threshold {limit} is more than max_model_len {length}"
 
     def length(options: Options) -> str | None:
-        most = int(options.get("max_model_len", trained) or trained)
+        most = count(options, "max_model_len", trained)
         if not most or most >= ground.longest_tokens:
             return None
         return f"max_model_len {most} is less than the load's {ground.longest_tokens} tokens"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vllama.tuner.knob import Catalogue, Ground, Knob, Maker, Options, Rule, RuledOut
+from vllama.tuner.knob import Catalogue, Ground, Knob, Maker, Options, Rule, RuledOut, count
 
 
 def _gpu_only(option: str, maker: Maker) -> Maker:
@@ -118,15 +118,13 @@ def _rules(ground: Ground) -> Sequence[Rule]:
 
     def devices(options: Options) -> str | None:
         sizes = [
-            int(options.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline", "data")
+            count(options, f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline", "data")
         ]
         needed = sizes[0] * sizes[1] * sizes[2]
         return f"{needed} GPUs are asked for and there are {gpus}" if needed > gpus else None
 
     def experts(options: Options) -> str | None:
-        many = int(options.get("tensor_parallel_size", 1)) * int(
-            options.get("data_parallel_size", 1)
-        )
+        many = count(options, "tensor_parallel_size", 1) * count(options, "data_parallel_size", 1)
         if options.get("enable_expert_parallel") and many < 2:
             return "expert parallel needs tensor or data parallel"
         return None
