@@ -1,7 +1,9 @@
 """Asking a server that has just come up whether it really answers."""
 
+import asyncio
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -10,11 +12,24 @@ from vllama.errors import EngineFailed
 
 async def is_healthy(base_url: str) -> bool:
     """Whether `/health` says 200; False too when nobody listens yet."""
-    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+    if not await is_listening(base_url):
+        return False
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5) as client:
         try:
             return (await client.get(f"{base_url}/health")).status_code == 200
         except httpx.TransportError:
             return False
+
+
+async def is_listening(base_url: str) -> bool:
+    """Whether anybody takes connections there: a question that costs next to nothing."""
+    address = urlsplit(base_url)
+    try:
+        _, writer = await asyncio.open_connection(address.hostname, address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def first_answer(base_url: str, model: str, *, embeds: bool, timeout_s: float) -> None:
