@@ -1,0 +1,205 @@
+"""`vllama tune MODEL`: find the fastest way to launch an engine here, and keep it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shlex
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vllama.cli import INTERRUPTED
+from vllama.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllama.engines import Choice
+    from vllama.machine import Machine
+    from vllama.settings import Settings
+    from vllama.tuner.document import Outcome
+    from vllama.tuner.subject import Subject
+    from vllama.tuner.tuning import Tuning
+
+DEFAULT_TRIALS = 20
+DEFAULT_WORKLOAD = "concurrent-10"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a hub repository, folder, GGUF file or Ollama name")
+    add("--engine", default="auto", help="auto, vllm or llamacpp (auto)")
+    add("--workload", action="append", metavar="NAME|FILE",
+        help=f"the load to tune for; may be given again ({DEFAULT_WORKLOAD})")  # fmt: skip
+    add("--objective", default="throughput", choices=["throughput", "latency", "balanced"])
+    add("--slo", action="append", default=[], metavar="LIMIT",
+        help="a limit to keep, such as ttft_p95=500ms; may be given again")  # fmt: skip
+    add("--trials", type=int, default=DEFAULT_TRIALS, help=f"at most ({DEFAULT_TRIALS})")
+    add("--budget", metavar="TIME", help="at most so long, finals included, such as 30m")
+    add("--sampler", default="tpe", help="tpe, nsga2, random or grid (tpe)")
+    add("--seed", type=int, default=0, help="of the search (0)")
+    add("--fresh", action="store_true", help="forget an earlier study instead of going on with it")
+    add("--allow-lossy", action="store_true", help="also try what may change answers")
+    add("--dummy-weights", action="store_true", help="random weights: no download, vLLM only")
+    add("--dry-run", action="store_true", help="say what would be tried, start nothing")
+    add("--json", action="store_true", help="one JSON document on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune; 130 when interrupted, with the best so far saved."""
+    from vllama.cli import tune_lines
+    from vllama.settings import Settings
+
+    _check(args)
+    say = tune_lines.Lines(sys.stderr, quiet=args.quiet)
+    plan = _prepare(args, Settings.from_environment())
+    say.ground(plan.choice, plan.machine, plan.subject)
+    if args.dry_run:
+        return _dry_run(plan, args, say)
+    return _tune(plan, args, say)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    settings: Settings
+    machine: Machine
+    choice: Choice
+    subject: Subject
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.trials < 1:
+        raise UsageError("--trials must be at least 1")
+    if args.dummy_weights and args.engine == "llamacpp":
+        raise UsageError("--dummy-weights is for vLLM", "llama.cpp reads the weights it is given.")
+
+
+def _prepare(args: argparse.Namespace, settings: Settings) -> _Plan:
+    """Everything that can be known, and refused, before anything is started."""
+    from vllama import machine as hardware
+    from vllama import store
+    from vllama.bench import workloads
+    from vllama.engines import choose
+    from vllama.tuner import slo, space
+    from vllama.tuner.objective import Objective
+    from vllama.tuner.subject import Subject
+
+    load = tuple(
+        w for name in args.workload or [DEFAULT_WORKLOAD] for w in workloads.named(name)
+    )  # fmt: skip
+    objective = Objective(args.objective, tuple(slo.parse(s) for s in args.slo))
+    machine = hardware.detect()
+    model = store.resolve(args.model, settings)
+    choice = choose(model, machine, settings, args.engine)
+    engine = choice.engine
+    default = engine.default(model, machine)
+    if args.dummy_weights:
+        default = default.with_options(load_format="dummy")
+    version = engine.version()
+    default = replace(default, engine_version=version, machine=machine.fingerprint)
+    found = space.build(
+        model, machine, engine=engine.name, version=version, accepts=engine.accepts(),
+        default=default, load=load, allow_lossy=args.allow_lossy,
+    )  # fmt: skip
+    return _Plan(settings, machine, choice, Subject(default, load, objective, found))
+
+
+def _dry_run(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
+    """The space, what fits, and how the first trial would be launched."""
+    from vllama.tuner import document
+
+    first = plan.subject.default
+    if args.json:
+        print(json.dumps(document.plan(plan.subject, plan.machine)))
+    else:
+        say.space(plan.subject)
+        print(f"engine: {first.engine} {first.engine_version}")
+        print(f"model: {first.model}")
+        print(
+            "options: " + " ".join(f"--{k.replace('_', '-')}={v}" for k, v in first.options.items())
+        )
+    return 0
+
+
+def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
+    from vllama import durations
+    from vllama.bench.rig import Rig
+    from vllama.tuner import samplers, study
+    from vllama.tuner.tuning import Budget, Tuning
+
+    subject = plan.subject
+    file = plan.settings.home / "studies" / f"{subject.study}.db"
+    if args.fresh:
+        study.forget(str(file))
+    seconds = None if args.budget is None else durations.parse(args.budget)
+    sampler = samplers.make(args.sampler, subject.space, args.seed)
+    with study.opened(str(file), subject.study, subject.space, subject.objective, sampler) as kept:
+        tuning = Tuning(
+            kept, Rig(plan.choice.engine), subject, plan.machine, Budget(args.trials, seconds)
+        )
+        say.begin(tuning, args.trials)
+        interrupted = False
+        try:
+            asyncio.run(_follow(tuning, plan, args, say))
+        except KeyboardInterrupt:
+            interrupted = True
+        outcome = _keep(tuning, plan, args)
+    say.result(outcome, interrupted)
+    if args.json:
+        from vllama.tuner import document
+
+        print(json.dumps(document.of(outcome)))
+    if interrupted:
+        return INTERRUPTED
+    return 0 if any(t.complete for t in outcome.trials) else 1
+
+
+async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: Any) -> None:
+    """Write down and tell what happens, as it happens."""
+    from vllama.cli import tune_records
+    from vllama.results.ledger import Ledger
+    from vllama.tuner.trial import Trial
+
+    ledger = Ledger(plan.settings.home / "ledger.jsonl")
+    async with aclosing(tuning.run()) as events:
+        async for event in events:
+            if isinstance(event, Trial):
+                say.trial(event, tuning)
+                records = tune_records.of_trial(event, plan.subject, args.seed)
+            else:
+                say.block(event, tuning)
+                records = tune_records.of_block(event, plan.subject, args.seed)
+            for record in records:
+                ledger.append(record)
+
+
+def _keep(tuning: Tuning, plan: _Plan, args: argparse.Namespace) -> Outcome:
+    """Put the profiles on the shelf, and the document beside the study."""
+    from vllama.disk import write_whole
+    from vllama.shelf import Shelf
+    from vllama.tuner import document
+
+    selected = tuning.selected()
+    shelf = Shelf(plan.settings.home / "profiles")
+    measured = any(t.complete for t in tuning.trials)
+    saved = {n: shelf.put(s.profile) for n, s in selected.items()} if measured else {}
+    outcome = document.Outcome(
+        tuning.subject, plan.machine, tuning.trials, tuning.blocks, tuning.judged(), selected,
+        saved, tuning.stopped, tuning.spent_s, _command(args),
+    )  # fmt: skip
+    path = plan.settings.home / "studies" / f"{tuning.subject.study}.json"
+    write_whole(path, json.dumps(document.of(outcome), indent=1))
+    return outcome
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line that gives this again."""
+    words = ["vllama", "tune", args.model, "--engine", args.engine]
+    for name in args.workload or ():
+        words += ["--workload", name]
+    for limit in args.slo:
+        words += ["--slo", limit]
+    words += ["--objective", args.objective, "--trials", str(args.trials), "--seed", str(args.seed)]
+    return shlex.join(words)

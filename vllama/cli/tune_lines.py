@@ -1,0 +1,132 @@
+"""What `vllama tune` tells people while it works."""
+
+import math
+from collections.abc import Mapping
+from typing import TextIO
+
+from vllama.bench.measurement import Measurement
+from vllama.engines import Choice
+from vllama.machine import GIB, Machine
+from vllama.tuner.document import Outcome
+from vllama.tuner.finals import Block
+from vllama.tuner.subject import Subject
+from vllama.tuner.trial import Trial, in_words
+from vllama.tuner.tuning import Tuning
+from vllama.tuner.verdict import Gain
+
+
+class Lines:
+    """One plain line for each thing that happens."""
+
+    def __init__(self, to: TextIO, *, quiet: bool) -> None:
+        self._to = to
+        self._quiet = quiet
+        self._planned = 0
+        self._in_finals = False
+
+    def say(self, text: str = "") -> None:
+        """One line, unless it should be quiet."""
+        if not self._quiet:
+            print(text, file=self._to, flush=True)
+
+    def ground(self, choice: Choice, machine: Machine, subject: Subject) -> None:
+        """The hardware, the model, the engine, the space."""
+        shape = subject.space.ground.model.shape
+        gpus = ", ".join(f"{g.name} ({g.memory_bytes / GIB:.0f} GiB)" for g in machine.gpus)
+        cpu = f"{machine.cpu.cores} cores of {machine.cpu.name}"
+        free = f"{machine.available_bytes / GIB:.0f} of {machine.memory_bytes / GIB:.0f} GiB free"
+        self.say(f"machine    {gpus or 'no GPU'}; {cpu}; {free}")
+        self.say(
+            f"model      {subject.default.model}: {shape.architecture}, "
+            f"{shape.parameters / 1e6:.0f}M parameters, {shape.quantization}, "
+            f"context {shape.context_length}"
+        )
+        version = subject.default.engine_version
+        self.say(f"engine     {choice.engine.name} {version}: {choice.reason}")
+        loads = ", ".join(w.name for w in subject.workloads)
+        limits = ", ".join(str(limit) for limit in subject.objective.limits)
+        self.say(
+            f"goal       {subject.objective.name} under {loads}" + (f"; {limits}" * bool(limits))
+        )
+        self.say(
+            f"space      {subject.space.size} combinations of {len(subject.space.knobs)} options"
+        )
+
+    def space(self, subject: Subject) -> None:
+        """Every knob and everything that is left alone, with the reasons."""
+        for knob in subject.space.knobs:
+            values = " ".join(str(c) for c in knob.choices)
+            self.say(f"  {knob.name} = {values} (default {knob.default}): {knob.why}")
+        for out in subject.space.ruled_out:
+            self.say(f"  not {out.option}: {out.reason}")
+
+    def begin(self, tuning: Tuning, planned: int) -> None:
+        """How much there is to do, and how much was done before."""
+        self._planned = planned
+        done = len(tuning.trials)
+        if done:
+            self.say(f"study      {tuning.subject.study}: going on after {done} trials")
+        else:
+            self.say(f"study      {tuning.subject.study}")
+
+    def trial(self, trial: Trial, tuning: Tuning) -> None:
+        """How a trial went."""
+        count = len(tuning.trials)
+        head = f"trial {count:>3}/{self._planned}  "
+        tail = f"  ({trial.seconds:.0f} s)  {in_words(trial.options)}"
+        if trial.state == "failed" and trial.failure:
+            self.say(f"{head}failed: {trial.failure.kind}: {trial.failure.message}{tail}")
+            return
+        note = "" if trial.complete or trial.failure is None else f"  {trial.failure.message}"
+        against = _against_default(trial, tuning)
+        self.say(f"{head}{figures(trial.measurements)}{against}{note}{tail}")
+
+    def block(self, block: Block, tuning: Tuning) -> None:
+        """A block of the finals."""
+        if not self._in_finals:
+            self._in_finals = True
+            self.say(f"search over: {tuning.stopped}")
+        shown = f"fell: {block.failure}"
+        if block.measured is not None:
+            shown = figures({block.workload: block.measured})
+        self.say(f"final round {block.round + 1}  {shown}  {in_words(block.options)}")
+
+    def result(self, outcome: Outcome, interrupted: bool) -> None:
+        """Default against best, and what was saved."""
+        if interrupted:
+            self.say("interrupted: what was finished is kept")
+        verdict = outcome.verdict
+        self.say(f"result     {verdict.reason}")
+        if verdict.gain is not None:
+            self.say(f"gain       {gain_in_words(verdict.gain)} ({in_words(verdict.shown)})")
+        for name, path in outcome.saved.items():
+            options = outcome.selected[name].profile.options
+            mine = {k: v for k, v in options.items() if outcome.subject.default.options.get(k) != v}
+            self.say(f"profile    {name:<10} {in_words(mine)}  {path}")
+        self.say(f"It took {outcome.seconds:.0f} s and {len(outcome.trials)} trials.")
+
+
+def figures(measured: Mapping[str, Measurement]) -> str:
+    """Output tokens/s and the median time to the first token of each load."""
+    shown = []
+    for m in measured.values():
+        first = f", TTFT {m.ttft_s.p50 * 1000:.0f} ms" if m.ttft_s else ""
+        shown.append(f"{m.output_tokens_per_s:.0f} tok/s{first}")
+    return " | ".join(shown)
+
+
+def gain_in_words(gain: Gain) -> str:
+    """`1.31x the default in output tokens per s, 95 % interval 1.28 to 1.35`."""
+    what = gain.metric.replace("_", " ")
+    if gain.ci95 is None or not all(map(math.isfinite, gain.ci95)):
+        return f"{gain.ratio:.3f}x the default in {what}, not proven"
+    low, high = gain.ci95
+    return f"{gain.ratio:.3f}x the default in {what}, 95 % interval {low:.3f} to {high:.3f}"
+
+
+def _against_default(trial: Trial, tuning: Tuning) -> str:
+    default = next((t for t in tuning.trials if not t.options and t.measurements), None)
+    if default is None or not trial.options or not trial.measurements:
+        return ""
+    ratio = tuning.subject.objective.ratio(trial.measurements, default.measurements)
+    return f"  {100 * (ratio - 1):+.1f} %"

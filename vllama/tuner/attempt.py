@@ -1,0 +1,99 @@
+"""One trial: start an engine, put the loads on it, say what came of it."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from vllama.bench.measurement import Measurement
+from vllama.bench.rig import Bench, Session
+from vllama.bench.workload import Workload
+from vllama.errors import EngineFailed
+from vllama.tuner.study import Ask
+from vllama.tuner.subject import Subject
+from vllama.tuner.trial import Failure, State, Trial
+
+Clock: TypeAlias = Callable[[], float]
+# Given what was measured so far on this start: why it need not be measured longer.
+Doubt: TypeAlias = Callable[[Mapping[str, Measurement]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """How long each load is put on an engine; a later rung measures longer."""
+
+    seconds: float
+
+
+def lasting(workload: Workload, seconds: float) -> Workload:
+    """The same load for so long."""
+    return replace(workload, requests=None, duration_s=seconds)
+
+
+async def attempt(
+    bench: Bench,
+    subject: Subject,
+    ask: Ask,
+    rungs: Sequence[Rung],
+    doubt: Doubt = lambda _: None,
+    clock: Clock = time.monotonic,
+) -> Trial:
+    """Try `ask`; never fails with the engine.
+
+    Raises:
+        EngineMissing: there is no engine to try.
+    """
+    began, at = clock(), datetime.now(UTC)
+    trial = Trial(ask.number, ask.options, "failed", origin=ask.origin, started_at=at)
+    try:
+        async with bench.started(subject.profile(ask.options)) as session:
+            trial = replace(
+                trial,
+                start_s=session.start_s,
+                facts=dict(session.facts),
+                command=tuple(session.endpoint.command),
+            )
+            measured, pruned = await _climb(session, subject.workloads, rungs, doubt)
+        trial = judged(replace(trial, measurements=measured), subject, pruned)
+    except EngineFailed as failed:
+        failure = Failure(failed.kind, failed.message, failed.phase)
+        trial = replace(trial, state="failed", measurements={}, failure=failure)
+    return replace(trial, seconds=clock() - began, ended_at=datetime.now(UTC))
+
+
+async def _climb(
+    session: Session, workloads: Sequence[Workload], rungs: Sequence[Rung], doubt: Doubt
+) -> tuple[dict[str, Measurement], str | None]:
+    """Measure rung by rung on one start; stop early where more would tell nothing."""
+    measured: dict[str, Measurement] = {}
+    for index, rung in enumerate(rungs):
+        for workload in workloads:
+            measured[workload.name] = await session.measure(lasting(workload, rung.seconds))
+        pruned = doubt(measured) if index + 1 < len(rungs) else None
+        if pruned:
+            return measured, pruned
+    return measured, None
+
+
+def judged(trial: Trial, subject: Subject, pruned: str | None = None) -> Trial:
+    """The trial with its state, from what was measured."""
+    excesses = subject.objective.broken(trial.measurements)
+    worst = max(excesses, key=lambda name: excesses[name])
+    if excesses[worst] > 0:
+        message = _broken(worst, subject, trial.measurements)
+        return replace(trial, state="infeasible", failure=Failure("slo", message))
+    if pruned:
+        return replace(trial, state="pruned", failure=Failure("pruned", pruned))
+    state: State = "complete"
+    return replace(trial, state=state)
+
+
+def _broken(name: str, subject: Subject, measured: Mapping[str, Measurement]) -> str:
+    if name == "failed":
+        lost = sum(m.failed for m in measured.values())
+        return f"{lost} requests failed"
+    limit = next(s for s in subject.objective.limits if s.name == name)
+    excess = max(limit.excess(m) for m in measured.values())
+    return f"{limit} is exceeded {math.exp(min(excess, 10)):.2f} times"

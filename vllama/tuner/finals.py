@@ -1,0 +1,183 @@
+"""The finals: the best few against the default, interleaved, on fresh starts.
+
+A start, not a block or a request, is what is repeated: blocks on one start do not see how
+starts differ (measured elsewhere: 19 % false alarms when they are taken for repeats).
+"""
+
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from vllama.bench.measurement import Measurement
+from vllama.bench.rig import Bench, Session
+from vllama.errors import EngineFailed
+from vllama.profile import Scalar
+from vllama.tuner.attempt import lasting
+from vllama.tuner.subject import Subject
+from vllama.tuner.trial import Trial, key
+
+Options = dict[str, Scalar]
+_SEED = 7_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`rounds` fresh starts of everyone, `blocks` of `block_s` seconds per load on each.
+
+    `side_by_side`: all are started before any is measured, and their blocks alternate, so
+    that slow drift of the machine meets all alike. Needs the memory for all at once.
+    """
+
+    rounds: int
+    blocks: int
+    block_s: float
+    contenders: int
+    side_by_side: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One measurement in the finals; `failure` in place of `measured` when the engine fell."""
+
+    options: Options
+    round: int
+    workload: str
+    measured: Measurement | None
+    start_s: float = 0.0
+    command: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def plan(
+    start_s: float, block_s: float, loads: int, left_s: float | None, side_by_side: bool
+) -> Plan | None:
+    """The best proof that can be afforded; None when two rounds do not fit in `left_s`.
+
+    Where starts are cheap: four rounds, which find 3 % with 95 % power. Where they cost a
+    minute each: three rounds of one contender.
+    """
+    cheap = start_s <= block_s
+    wanted = [(4, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 1)] if cheap else [(3, 2, 1), (2, 2, 1)]
+    if left_s is not None and left_s > 40 * (start_s + block_s * loads):
+        wanted.insert(0, (4, 3, 4))
+    for rounds, blocks, contenders in wanted:
+        needed = rounds * (contenders + 1) * (start_s + blocks * loads * block_s * 1.3)
+        if left_s is None or needed <= left_s:
+            return Plan(rounds, blocks, block_s, contenders, side_by_side)
+    return None
+
+
+async def run(
+    bench: Bench, subject: Subject, finalists: Sequence[Options], plan: Plan
+) -> AsyncIterator[Block]:
+    """Measure the default and the finalists; the order turns round with every round."""
+    everyone = [{}, *finalists]
+    for number in range(plan.rounds):
+        order = everyone if number % 2 == 0 else everyone[::-1]
+        if plan.side_by_side:
+            async for block in _together(bench, subject, order, plan, number):
+                yield block
+            continue
+        for options in order:
+            async for block in _together(bench, subject, [options], plan, number):
+                yield block
+
+
+async def _together(
+    bench: Bench, subject: Subject, sides: Sequence[Options], plan: Plan, number: int
+) -> AsyncIterator[Block]:
+    """Start these, then let their blocks alternate: A B, B A, ..."""
+    async with AsyncExitStack() as stack:
+        live: list[tuple[Options, Session]] = []
+        for options in sides:
+            try:
+                session = await stack.enter_async_context(
+                    bench.started(subject.profile(options, "final"))
+                )
+                live.append((options, session))
+            except EngineFailed as failed:
+                yield Block(options, number, "", None, failure=failed.message)
+        for block in range(plan.blocks):
+            for options, session in live if block % 2 == 0 else live[::-1]:
+                async for result in _block(subject, options, session, plan, number, block):
+                    yield result
+
+
+async def _block(
+    subject: Subject, options: Options, session: Session, plan: Plan, number: int, block: int
+) -> AsyncIterator[Block]:
+    """Every load once. All sides of a round get the same prompts; no two rounds do."""
+    for workload in subject.workloads:
+        load = lasting(workload, plan.block_s).with_seed(_SEED + 100 * number + block)
+        command = tuple(session.endpoint.command)
+        try:
+            measured = await session.measure(load)
+        except EngineFailed as failed:
+            yield Block(options, number, workload.name, None, failure=failed.message)
+            return
+        start_s = session.start_s if block == 0 else 0.0
+        yield Block(options, number, workload.name, measured, start_s, command)
+
+
+def contenders(subject: Subject, trials: Sequence[Trial], count: int) -> list[Options]:
+    """The best `count` that are not the default; each needs to have been measured once."""
+    value = subject.objective.value
+    ranked = sorted(
+        (t for t in trials if t.complete and t.options),
+        key=lambda t: value(t.measurements),
+        reverse=True,
+    )
+    return list({key(t.options): dict(t.options) for t in ranked}.values())[:count]
+
+
+def by_round(
+    subject: Subject, blocks: Sequence[Block], options: Mapping[str, Scalar]
+) -> dict[int, float]:
+    """The objective's value in each round in which `options` came through whole."""
+    found: dict[int, list[float]] = {}
+    fallen = set()
+    for number, group in _rounds(blocks, options):
+        measured = [b for b in group if b.measured is not None]
+        if len(measured) < len(group):
+            fallen.add(number)
+            continue
+        for load in subject.workloads:
+            values = [
+                subject.objective.value({load.name: b.measured})
+                for b in measured
+                if b.workload == load.name and b.measured is not None
+            ]
+            if values:
+                found.setdefault(number, []).append(sum(values) / len(values))
+    whole = len(subject.workloads)
+    return {
+        n: sum(v) / len(v)
+        for n, v in found.items()
+        if n not in fallen and len(v) == whole and all(map(math.isfinite, v))
+    }
+
+
+def _rounds(
+    blocks: Sequence[Block], options: Mapping[str, Scalar]
+) -> Iterator[tuple[int, list[Block]]]:
+    mine = [b for b in blocks if key(b.options) == key(options)]
+    for number in sorted({b.round for b in mine}):
+        yield number, [b for b in mine if b.round == number]
+
+
+def typical(
+    subject: Subject, blocks: Sequence[Block], options: Mapping[str, Scalar]
+) -> dict[str, Measurement]:
+    """For each load the block in the middle: a measurement that happened, not a mixture."""
+    found = {}
+    for load in subject.workloads:
+        mine = [
+            b.measured
+            for b in blocks
+            if b.measured and b.workload == load.name and key(b.options) == key(options)
+        ]
+        ranked = sorted(mine, key=lambda m: subject.objective.value({load.name: m}))
+        if ranked:
+            found[load.name] = ranked[(len(ranked) - 1) // 2]
+    return found

@@ -1,0 +1,223 @@
+"""Study: the trials of one search, kept by Optuna so that a kill loses no finished one."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from vllama.errors import UsageError
+from vllama.profile import Scalar
+from vllama.tuner.objective import Objective
+from vllama.tuner.space import Knob, Space
+from vllama.tuner.trial import Trial, key
+
+_TRIAL, _ORIGIN, _PARAMS = "trial", "origin", "params"
+_NEVER_MEASURED = -100.0
+_PHASES = ("parse", "import", "load", "profile", "graph", "ready", "run")
+_PATIENCE = 25
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A configuration to try next."""
+
+    number: int
+    options: dict[str, Scalar]
+    origin: str
+
+
+class Study:
+    """Asks a sampler for configurations, and remembers what became of them.
+
+    In Optuna a number is the index among its knob's values: they are few and uneven.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space, objective: Objective) -> None:
+        self._study = study
+        self._space = space
+        self._objective = objective
+        self._distributions = {k.name: distribution(k) for k in space.knobs}
+        self._asked: dict[int, optuna.trial.Trial] = {}
+        self._read: dict[int, Trial] = {}
+
+    @property
+    def name(self) -> str:
+        """Its name in the storage."""
+        return self._study.study_name
+
+    def trials(self) -> list[Trial]:
+        """Every finished trial, in the order of their numbers."""
+        found = self._study.get_trials(deepcopy=False)
+        finished = [t for t in found if t.state.is_finished() and _TRIAL in t.user_attrs]
+        for each in finished:
+            if each.number not in self._read:
+                self._read[each.number] = read(each)
+        return [self._read[t.number] for t in finished]
+
+    def plant(self, seeds: Mapping[str, list[dict[str, Scalar]]]) -> None:
+        """Try these first, unless they were tried; by origin."""
+        for origin, each in seeds.items():
+            for options in each:
+                self._enqueue(options, origin, again=False)
+
+    def ask(self) -> Ask | None:
+        """What to try next, never a repeat; None when everything was tried."""
+        seen = {key(t.options): t for t in self.trials()}
+        for _ in range(_PATIENCE):
+            asked = self._study.ask(self._distributions)
+            options = self._space.launch(self._choice(asked.params))
+            known = seen.get(key(options))
+            if known is None and self._space.check(options) is None:
+                return self._started(asked, options)
+            self._answer(asked, known)
+        return self._untried(seen)
+
+    def repeat(self, options: dict[str, Scalar], origin: str) -> Ask:
+        """Ask for a configuration again, to see whether the machine is still the same."""
+        self._enqueue(options, origin, again=True)
+        return self._started(self._study.ask(self._distributions), options)
+
+    def tell(self, trial: Trial) -> None:
+        """Keep what became of the trial of this number: durable once its attribute is."""
+        asked = self._asked.pop(trial.number)
+        for name, excess in constraints(trial, self._objective).items():
+            asked.set_constraint(name, excess)
+        asked.set_user_attr(_TRIAL, json.dumps(trial.to_json()))
+        self._study.tell(asked, self._value(trial))
+
+    def take_up(self) -> None:
+        """Finish what a killed tuner left: keep what was measured, queue the rest again."""
+        for left in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _TRIAL in left.user_attrs:
+                self._study.tell(left.number, self._value(read(left)))
+                continue
+            params = left.user_attrs.get(_PARAMS, left.params)
+            origin = str(left.user_attrs.get(_ORIGIN, "search"))
+            self._study.tell(left.number, state=TrialState.FAIL)
+            if params.keys() == self._distributions.keys():
+                self._enqueue(self._space.launch(self._choice(params)), origin, again=True)
+
+    def _value(self, trial: Trial) -> float:
+        if not trial.measurements:
+            return _NEVER_MEASURED
+        return max(self._objective.value(trial.measurements), _NEVER_MEASURED)
+
+    def _started(self, asked: optuna.trial.Trial, options: dict[str, Scalar]) -> Ask:
+        self._asked[asked.number] = asked
+        return Ask(asked.number, options, str(asked.user_attrs.get(_ORIGIN, "search")))
+
+    def _answer(self, asked: optuna.trial.Trial, known: Trial | None) -> None:
+        """Tell the sampler at no cost what is known already, or that it cannot work."""
+        excesses = {"rule": 1.0} if known is None else constraints(known, self._objective)
+        for name, excess in excesses.items():
+            asked.set_constraint(name, excess)
+        self._study.tell(asked, self._value(known) if known else _NEVER_MEASURED)
+
+    def _untried(self, seen: Mapping[str, Trial]) -> Ask | None:
+        """The sampler goes in circles: take the first combination that was not tried."""
+        for options in self._space.combinations():
+            if key(options) not in seen:
+                return self.repeat(options, "sweep")
+        return None
+
+    def _enqueue(self, options: dict[str, Scalar], origin: str, *, again: bool) -> None:
+        choice = self._space.choice(options)
+        params = {
+            k.name: choice[k.name]
+            if k.kind == "categorical"
+            else k.choices.index(k.nearest(choice[k.name]) or 0)
+            for k in self._space.knobs
+        }
+        about = {_ORIGIN: origin, _PARAMS: params}
+        self._study.enqueue_trial(params, about, skip_if_exists=not again)
+
+    def _choice(self, params: Mapping[str, Any]) -> dict[str, Scalar]:
+        return {k.name: value_of(k, params[k.name]) for k in self._space.knobs}
+
+
+def distribution(knob: Knob) -> BaseDistribution:
+    """A knob as Optuna sees it."""
+    if knob.kind == "categorical":
+        return CategoricalDistribution(knob.choices)
+    return IntDistribution(0, len(knob.choices) - 1)
+
+
+def value_of(knob: Knob, param: Any) -> Scalar:
+    """The knob's value of an Optuna parameter."""
+    chosen: Scalar = param if knob.kind == "categorical" else knob.choices[int(param)]
+    return chosen
+
+
+def read(frozen: optuna.trial.FrozenTrial) -> Trial:
+    """The trial that was kept with an Optuna trial."""
+    return Trial.from_json(json.loads(frozen.user_attrs[_TRIAL]))
+
+
+def constraints(trial: Trial, objective: Objective) -> dict[str, float]:
+    """A crash is a violated constraint, the graver the earlier, and never a failed trial."""
+    if trial.state == "failed":
+        phase = trial.failure.phase if trial.failure else ""
+        late = _PHASES.index(phase) if phase in _PHASES else len(_PHASES) // 2
+        return {"crash": 1.0 + (len(_PHASES) - late) / len(_PHASES)}
+    excesses = objective.broken(trial.measurements)
+    return {name: min(excess, 10.0) for name, excess in {"crash": 0.0, **excesses}.items()}
+
+
+@contextmanager
+def opened(
+    storage: str,
+    name: str,
+    space: Space,
+    objective: Objective,
+    sampler: optuna.samplers.BaseSampler,
+) -> Iterator[Study]:
+    """The study `name`, taken up where it was left; made where it is not there.
+
+    A `storage` that is a path is a file of this machine, held by one tuner at a time.
+
+    Raises:
+        UsageError: another tuner is at work on it.
+    """
+    with _alone(storage) as url:
+        made = optuna.create_study(
+            storage=url, study_name=name, direction="maximize", sampler=sampler, load_if_exists=True
+        )
+        study = Study(made, space, objective)
+        study.take_up()
+        yield study
+
+
+@contextmanager
+def _alone(storage: str) -> Iterator[str]:
+    if "://" in storage:
+        yield storage
+        return
+    path = Path(storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield f"sqlite:///{path}"
+    except BlockingIOError as error:
+        raise UsageError(
+            f"another vllama is tuning this at the moment ({path.stem})",
+            "Wait for it, or stop it: what it has finished is kept.",
+        ) from error
+    finally:
+        os.close(lock)
+
+
+def forget(storage: str) -> None:
+    """Delete the study in the file `storage`."""
+    for path in (Path(storage), Path(f"{storage}-journal"), Path(f"{storage}-wal")):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,123 @@
+"""Tuning: the whole of it, from the first seed to the verdict, as a stream of what happened."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from vllama.bench.rig import Bench
+from vllama.machine import Machine
+from vllama.profile import Scalar
+from vllama.tuner import effort, finals, verdict
+from vllama.tuner.attempt import Clock
+from vllama.tuner.finals import Block
+from vllama.tuner.search import Limits, Search
+from vllama.tuner.selection import Selected, select
+from vllama.tuner.study import Study
+from vllama.tuner.subject import Subject
+from vllama.tuner.trial import Trial
+from vllama.tuner.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most so many trials in the study, and so many seconds for all, finals included."""
+
+    trials: int
+    seconds: float | None = None
+
+
+class Tuning:
+    """One tune. Stop iterating at any time: what was finished is there to be judged."""
+
+    def __init__(
+        self,
+        study: Study,
+        bench: Bench,
+        subject: Subject,
+        machine: Machine,
+        budget: Budget,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._study = study
+        self._bench = bench
+        self._machine = machine
+        self._budget = budget
+        self._clock = clock
+        self._began = clock()
+        self._effort = effort.of(
+            subject.default.engine, machine, len(subject.workloads), budget.trials, budget.seconds
+        )
+        self.subject = subject
+        self.blocks: list[Block] = []
+        self.stopped = "interrupted"
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every finished trial of the study, those of earlier calls included."""
+        return self._study.trials()
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the beginning of this call."""
+        return self._clock() - self._began
+
+    async def run(
+        self, related: Mapping[str, list[dict[str, Scalar]]] | None = None
+    ) -> AsyncGenerator[Trial | Block, None]:
+        """Search, then finals. `related` are further seeds, by where they come from."""
+        default, *seeds = [dict(s) for s in self.subject.space.seeds]
+        self._study.plant({"default": [default], "seed": seeds, **(related or {})})
+        search = Search(self._study, self._bench, self.subject, self._effort.rungs, self._clock)
+        async for trial in search.run(self._limits()):
+            yield trial
+        self.stopped = search.stopped
+        async for block in self._finals():
+            self.blocks.append(block)
+            yield block
+
+    def judged(self) -> Verdict:
+        """What may be said by now."""
+        return verdict.judge(self.subject, self.trials, self.blocks)
+
+    def selected(self) -> dict[str, Selected]:
+        """The profiles that this study is good for by now."""
+        return select(self.subject, self.trials, self.blocks, self.judged())
+
+    def _limits(self) -> Limits:
+        seconds = self._budget.seconds
+        return Limits(self._budget.trials, None if seconds is None else seconds - self._reserve())
+
+    def _reserve(self) -> float:
+        """What the smallest finals need, so that the search leaves it."""
+        starts = [t.start_s for t in self.trials if t.start_s]
+        start_s = max(starts, default=1.0 if self.subject.default.engine == "llamacpp" else 60.0)
+        return 4 * (start_s + 2.6 * self._effort.block_s * len(self.subject.workloads))
+
+    async def _finals(self) -> AsyncIterator[Block]:
+        plan = self._plan()
+        if plan is None:
+            return
+        finalists = finals.contenders(self.subject, self.trials, plan.contenders)
+        if finalists:
+            async for block in finals.run(self._bench, self.subject, finalists, plan):
+                yield block
+
+    def _plan(self) -> finals.Plan | None:
+        starts = sorted(t.start_s for t in self.trials if t.start_s)
+        if not starts:
+            return None
+        left = None if self._budget.seconds is None else self._budget.seconds - self.spent_s
+        return finals.plan(
+            starts[len(starts) // 2],
+            self._effort.block_s,
+            len(self.subject.workloads),
+            left,
+            self._fit_side_by_side(),
+        )
+
+    def _fit_side_by_side(self) -> bool:
+        """On CPUs, when all finalists at once take less than half of the memory."""
+        peaks = [m.peak_memory_bytes or 0 for t in self.trials for m in t.measurements.values()]
+        if self._machine.gpus or not peaks or not max(peaks):
+            return False
+        return 3 * max(peaks) < 0.5 * self._machine.available_bytes
