@@ -1,8 +1,9 @@
 """The two halves of serving one request: an exchange translates, the relay moves bytes.
 
-An exchange is one client's request in its API's terms. It is pure: no I/O, no clock but the
-one it is handed. The relay (`relay.answer`) leases the engine, sends the call, passes bytes
-through the exchange, retries what may be retried, and aborts when the client hangs up.
+An exchange is one client's request in its API's terms. It is pure but for `prepare`: no I/O,
+no clock but the one it is handed. The relay (`relay.answer`) leases the engine, sends the
+call, passes bytes through the exchange, retries what may be retried, and aborts when the
+client hangs up.
 """
 
 from dataclasses import dataclass, field
@@ -44,6 +45,13 @@ class Exchange(Protocol):
     streams: bool
     media_type: str
     headers: Headers
+
+    async def prepare(self, lease: Lease) -> None:
+        """Ask the engine for what the call needs (`relay.fetch`), before each `call`.
+
+        May raise a VllamaError: the request is answered with `failed`.
+        """
+        ...
 
     def call(self, lease: Lease) -> Call:
         """The engine's request for this lease; called again when it is retried."""

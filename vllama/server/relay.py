@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from vllama.errors import EngineFailed, VllamaError
 from vllama.server.exchange import Call, Exchange, Reply
-from vllama.server.pool import Pool, PoolBusy
+from vllama.server.member import Unavailable
+from vllama.server.pool import Pool
 from vllama.server.runner import Lease
 from vllama.uplink import Headers, Uplink, UplinkClosed
 
@@ -111,12 +112,13 @@ class Relayed(Response):
         exchange = self._exchange
         try:
             async with self._pool.lease(exchange.model, exchange.keep_alive_s) as lease:
+                await exchange.prepare(lease)
                 call = exchange.call(lease)
                 if exchange.streams:
                     return await self._stream(lease, call, send)
                 reply = await _fetched(lease, call)
                 return exchange.whole(reply) if reply.status == 200 else exchange.refused(reply)
-        except PoolBusy as busy:
+        except Unavailable as busy:
             reply = exchange.failed(busy)
             retry = (b"retry-after", b"%d" % max(1, round(busy.retry_after_s)))
             return Reply(reply.status, reply.body, [*reply.headers, retry])

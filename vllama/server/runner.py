@@ -1,38 +1,19 @@
-"""One engine's stay in memory: who uses it, how long it may idle, and when it is over."""
+"""One model's stay in memory: who uses it, how long it may idle, and when it is over."""
 
 import asyncio
-import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from vllama.engines.engine import Endpoint
-from vllama.errors import EngineFailed
+from vllama.errors import EngineFailed, VllamaError
 from vllama.profile import Profile
+from vllama.server.plan import Plan
+from vllama.server.replicas import Fleet, Replica
+from vllama.server.timer import Handle, Timer
+from vllama.server.turns import Turns
 from vllama.uplink import UplinkPool
-
-log = logging.getLogger(__name__)
-
-
-class Handle(Protocol):
-    """Something that was put off and can be called off."""
-
-    def cancel(self) -> None:
-        """Never do it."""
-        ...
-
-
-class Timer(Protocol):
-    """Time, as an event loop keeps it; seconds."""
-
-    def time(self) -> float:
-        """Now, on a clock that only goes forward."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> Handle:
-        """Call back in `delay` seconds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +33,33 @@ class Lease:
 
 
 class Runner:
-    """One engine from the first request for it to its stop. Only its pool changes it."""
+    """The engines of one model from the first request for it to their stop.
+
+    Only its pool changes it.
+    """
 
     def __init__(
-        self, name: str, keep_alive_s: float, timer: Timer, expired: Callable[["Runner"], None]
+        self, key: str, keep_alive_s: float, timer: Timer, expired: Callable[["Runner"], None]
     ) -> None:
-        self.name = name
+        self.key = key
         self.keep_alive_s = keep_alive_s
         self.users = 0
         self.idle_since_s = timer.time()
-        self.death: asyncio.Future[EngineFailed] = asyncio.get_running_loop().create_future()
-        self.lease: asyncio.Future[tuple[Endpoint, UplinkPool, Profile]] = (
-            asyncio.get_running_loop().create_future()
-        )
-        # A failed start nobody waits for any more is no news.
-        self.lease.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self.ready_at_s = math.inf
+        self.admitted = False
+        self.plan: Plan | None = None
+        self.fleet = Fleet()
+        self.turns = Turns()
+        self.over = asyncio.Event()
         self._timer = timer
         self._expired = expired
         self._expiry: Handle | None = None
-        self._stop = asyncio.Event()
+        self._error: VllamaError | None = None
 
     @property
-    def endpoint(self) -> Endpoint | None:
-        """Where it answers, once it does."""
-        done = self.lease.done() and self.lease.exception() is None
-        return self.lease.result()[0] if done else None
+    def is_ready(self) -> bool:
+        """Whether an engine answers now."""
+        return bool(self.fleet.replicas)
 
     @property
     def expires_in_s(self) -> float:
@@ -84,14 +67,43 @@ class Runner:
         idle_s = 0.0 if self.users else self._timer.time() - self.idle_since_s
         return max(0.0, self.keep_alive_s - idle_s)
 
+    @asynccontextmanager
+    async def turn(
+        self, client: str, affinity: bytes, pend: Callable[[Awaitable[None]], Awaitable[None]]
+    ) -> AsyncIterator[Lease]:
+        """A turn on one of the engines; `pend` waits where waiting is bounded."""
+        began_s = self._timer.time()
+        if not self.is_ready:
+            await pend(self._answering())
+        if self.turns.is_free:
+            await self.turns.take(client)
+        else:
+            await pend(self.turns.take(client))
+        try:
+            # The engine may have died while one waited for a turn.
+            if not self.is_ready:
+                await pend(self._answering())
+            replica = self.fleet.pick(affinity)
+            replica.running += 1
+            try:
+                yield self._lease(replica, self._timer.time() - began_s)
+            finally:
+                replica.running -= 1
+        finally:
+            self.turns.give()
+
+    def changed(self) -> None:
+        """An engine came or went."""
+        if self.is_ready:
+            self.ready_at_s = min(self.ready_at_s, self._timer.time())
+            self.turns.limit = self.fleet.limit
+
     def enter(self, keep_alive_s: float | None) -> None:
         """One more user; a keep-alive that is given stays until another is given."""
         self.users += 1
         if keep_alive_s is not None:
             self.keep_alive_s = keep_alive_s
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self._call_off()
 
     def leave(self) -> None:
         """One user less; the last one starts the countdown."""
@@ -104,43 +116,22 @@ class Runner:
         elif not math.isinf(self.keep_alive_s):
             self._expiry = self._timer.call_later(self.keep_alive_s, lambda: self._expired(self))
 
-    def stop(self) -> None:
-        """Ask it to end."""
-        self._stop.set()
+    def end(self, error: VllamaError) -> None:
+        """It is over: whoever still waits hears `error`."""
+        self._error = error
+        self._call_off()
+        self.fleet.refuse(error)
+        self.over.set()
+
+    def _call_off(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
 
-    async def until_over(self, endpoint: Endpoint) -> None:
-        """Wait until it is asked to end or has died; a death is told in the log."""
-        death = asyncio.ensure_future(endpoint.life.ended())
-        stop = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait({death, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if death.done():
-                log.error("%s: the engine is gone: %s", self.name, death.result())
-                self.death.set_result(death.result())
-        finally:
-            death.cancel()
-            stop.cancel()
+    async def _answering(self) -> None:
+        if self._error is not None:
+            raise self._error
+        await self.fleet.answering()
 
-    def fail(self, error: BaseException) -> None:
-        """Tell all who wait that it will not start."""
-        if not self.lease.done():
-            self.lease.set_exception(error)
-
-    def end(self) -> None:
-        """It is over, whatever the reason."""
-        stopped = EngineFailed(f"{self.name}: the engine was stopped", kind="crash")
-        self.fail(stopped)
-        if not self.death.done():
-            self.death.set_result(stopped)
-
-
-def victim(idle: Sequence[Runner]) -> Runner | None:
-    """Which idle engine has to go: the least recently used, those to be kept for ever last."""
-    return min(
-        idle,
-        key=lambda runner: (math.isinf(runner.keep_alive_s), runner.idle_since_s),
-        default=None,
-    )
+    def _lease(self, replica: Replica, waited_s: float) -> Lease:
+        return Lease(replica.endpoint, replica.uplinks, replica.profile, waited_s, replica.death)

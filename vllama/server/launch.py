@@ -1,0 +1,140 @@
+"""From a name to a plan: the saved profile, those it falls back on, then the engine's defaults."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from vllama import engines, shelf
+from vllama.engines.attached import Attached
+from vllama.errors import ProfileBroken, ProfileMismatch, ProfileNotFound
+from vllama.machine import Machine
+from vllama.model import Model
+from vllama.profile import Profile
+from vllama.server.catalogue import Catalogue
+from vllama.server.plan import Plan, Start
+from vllama.server.room import need_bytes
+from vllama.settings import Settings
+from vllama.shelf import Shelf
+from vllama.store import names
+
+log = logging.getLogger(__name__)
+BEST = "best"
+
+
+class Launcher:
+    """Chooses engines and profiles. `wanted` is an engine's name or `auto`.
+
+    `profile` names one on the shelf or is a file; `force` takes those of other machines.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        settings: Settings,
+        machine: Machine,
+        *,
+        profile: str = BEST,
+        wanted: str = "auto",
+        force: bool = False,
+        replicas: int = 1,
+    ) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._machine = machine
+        self._profile = profile
+        self._wanted = wanted
+        self._force = force
+        self._replicas = replicas
+        self._shelf = Shelf(settings.home / "profiles")
+
+    def key(self, name: str) -> str:
+        """The one name for all names of a model."""
+        return self._catalogue.key(name)
+
+    def plan(self, key: str) -> Plan:
+        """How to bring up the model `key`.
+
+        Raises:
+            ModelNotFound, ModelBroken: from the store.
+            EngineMissing: nothing here can serve it.
+            ProfileMismatch: the profile that was asked for was made for another machine.
+        """
+        urls = self._catalogue.urls(key)
+        if urls:
+            return Plan((), others=tuple(self._attach(key, url) for url in urls))
+        model = names.resolve(key, self._settings)
+        starts = tuple(self._starts(model))
+        need = need_bytes(model, starts[0].profile, self._machine)
+        return Plan(starts, replicas=_devices(self._replicas, self._machine), need_bytes=need)
+
+    def saved(self, model: Model) -> Profile | None:
+        """The profile that was asked for; None when only the engine's defaults are left.
+
+        Raises:
+            ProfileMismatch, ProfileBroken, ProfileNotFound: it cannot be used.
+        """
+        path = Path(self._profile)
+        if path.suffix == ".json" or path.exists():
+            found = replace(shelf.load(path), model=model.name)
+        else:
+            try:
+                found = self._shelf.get(model.name, self._profile)
+            except ProfileNotFound:
+                if self._profile != BEST:
+                    raise
+                return None
+        if self._wanted not in ("auto", found.engine):
+            return None
+        self._check(found)
+        return found
+
+    def _check(self, profile: Profile) -> None:
+        here = self._machine.fingerprint
+        if profile.machine and profile.machine != here and not self._force:
+            raise ProfileMismatch(
+                f"profile '{profile.name}' was made on {profile.machine}, this is {here}",
+                "Tune here (vllama tune), or use it all the same with --force.",
+            )
+
+    def _starts(self, model: Model) -> Iterator[Start]:
+        saved = self.saved(model)
+        if saved is not None:
+            engine = engines.engine(saved.engine, self._settings)
+            log.info("%s: profile '%s' on %s", model.name, saved.name, saved.engine)
+            yield Start(engine, saved)
+            for safer in self._safer(saved):
+                yield Start(engine, safer)
+            wanted = saved.engine
+        else:
+            wanted = self._wanted
+        choice = engines.choose(model, self._machine, self._settings, wanted)
+        if saved is None:
+            log.info(
+                "%s: no saved profile, so the defaults of %s (tune it: vllama tune %s)",
+                model.name, choice.reason, model.name,
+            )  # fmt: skip
+        yield Start(choice.engine, choice.engine.default(model, self._machine))
+
+    def _safer(self, saved: Profile) -> Iterator[Profile]:
+        """Its fall-back order: names on the shelf, or options outright."""
+        for each in saved.provenance.get("fallback", ()):
+            if isinstance(each, Mapping):
+                yield replace(saved, name=f"{saved.name} (safer)", options=dict(each))
+            elif isinstance(each, str):
+                try:
+                    yield self._shelf.get(saved.model, each)
+                except (ProfileNotFound, ProfileBroken):
+                    log.warning("%s: its fall-back profile '%s' is missing", saved.model, each)
+
+    def _attach(self, key: str, url: str) -> Start:
+        return Start(Attached(url), Profile(name="attached", engine="attached", model=key))
+
+
+def _devices(replicas: int, machine: Machine) -> tuple[Mapping[str, str], ...]:
+    if replicas <= 1:
+        return ({},)
+    count = len(machine.gpus)
+    if not count:
+        return tuple({} for _ in range(replicas))
+    return tuple({"CUDA_VISIBLE_DEVICES": str(i % count)} for i in range(replicas))
