@@ -1,0 +1,102 @@
+"""A whole vllama server for tests: the real application on a real socket, real engines behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from vllama.engines.engine import Endpoint, Engine
+from vllama.machine import Machine
+from vllama.model import Model
+from vllama.profile import Profile
+from vllama.server.app import create_app
+from vllama.server.catalogue import Catalogue
+from vllama.server.plan import Choose, Plan, Start
+from vllama.server.pool import Pool
+from vllama.settings import Settings
+from vllama.store import names
+
+
+class Given:
+    """An engine that is already there: starting it starts nothing."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self.name = endpoint.engine
+
+    def version(self) -> str:
+        return self._endpoint.version
+
+    def accepts(self) -> frozenset[str]:
+        return frozenset()
+
+    def default(self, model: Model, machine: Machine) -> Profile:
+        return Profile("given", self.name, model.name)
+
+    @asynccontextmanager
+    async def start(self, profile: Profile) -> AsyncIterator[Endpoint]:
+        yield self._endpoint
+
+
+class Always:
+    """Brings up each model with the engine given for it, or with the one for all."""
+
+    def __init__(self, engines: Mapping[str, Engine], otherwise: Engine | None = None) -> None:
+        self._engines = engines
+        self._otherwise = otherwise
+
+    def key(self, name: str) -> str:
+        return next((key for key in self._engines if names.same(key, name)), name)
+
+    def plan(self, key: str) -> Plan:
+        engine = self._engines.get(key) or self._otherwise
+        assert engine is not None, key
+        return Plan((), others=(Start(engine, Profile("given", engine.name, key)),))
+
+
+@dataclass(frozen=True)
+class House:
+    """A running server."""
+
+    url: str
+    pool: Pool
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False)
+
+    async def post(self, path: str, document: Any) -> httpx.Response:
+        async with self.client() as client:
+            return await client.post(path, json=document)
+
+    async def get(self, path: str, **kwargs: Any) -> httpx.Response:
+        async with self.client() as client:
+            return await client.get(path, **kwargs)
+
+
+@asynccontextmanager
+async def serving(
+    choose: Choose, settings: Settings, served: Sequence[str] = (), **kwargs: Any
+) -> AsyncIterator[House]:
+    """The application with these engines, on a free port of loopback."""
+    pool = Pool(choose, max_loaded=8)
+    attached = kwargs.pop("attached", None)
+    app = create_app(pool, Catalogue(served, attached), settings, **kwargs)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        if task.done():
+            task.result()
+        await asyncio.sleep(0)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield House(f"http://127.0.0.1:{port}", pool)
+    finally:
+        server.should_exit = True
+        await task
+        await pool.close()

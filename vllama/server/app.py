@@ -1,0 +1,83 @@
+"""The application: all routes, the guard before them, and how what they raise is told."""
+
+from collections.abc import Iterable
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from vllama import __version__
+from vllama.errors import VllamaError
+from vllama.server import library_routes, ollama_routes, plain_routes, refusal
+from vllama.server.catalogue import Catalogue
+from vllama.server.exchange import Reply
+from vllama.server.guard import Guard
+from vllama.server.models import Models
+from vllama.server.pool import Pool
+from vllama.server.relay import ClientLeft
+from vllama.server.service import MAX_BODY_BYTES, Service, form_of, sent
+from vllama.server.written import PLAIN
+from vllama.settings import Settings
+
+
+def create_app(
+    pool: Pool,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    api_keys: Iterable[str] = frozenset(),
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> FastAPI:
+    """The HTTP face of `pool`. It neither opens nor closes it."""
+    app = FastAPI(title="vllama", version=__version__, redirect_slashes=False, docs_url="/docs")
+    service = Service(pool, Models(catalogue, settings), settings, max_body_bytes)
+    for routes in (plain_routes, ollama_routes, library_routes):
+        app.include_router(routes.router(service))
+    app.add_exception_handler(VllamaError, _told)
+    app.add_exception_handler(HTTPException, _unrouted)
+    app.add_exception_handler(ClientLeft, _left)
+    app.add_middleware(
+        Guard,
+        bound_to=settings.address.host,
+        origins=settings.origins,
+        keys=tuple(api_keys),
+        allow=lambda path: allowed(app, path),
+    )
+    return app
+
+
+def allowed(app: FastAPI, path: str) -> list[str]:
+    """The methods that a path knows, as Ollama lists them; empty for an unknown path."""
+    found: list[str] = []
+    scope = {"type": "http", "path": path, "method": "", "root_path": "", "headers": []}
+    for route in app.router.routes:
+        if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE:
+            found += sorted(route.methods or (), reverse=True)
+    return list(dict.fromkeys(found))
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    if not isinstance(error, VllamaError):
+        raise error
+    return sent(refusal.failed(error, form_of(request.url.path)))
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 404:
+        return _plain(404, b"404 page not found")
+    if error.status_code == 405:
+        methods = ", ".join(allowed(request.app, request.url.path)).encode()
+        return _plain(405, b"405 method not allowed", [(b"allow", methods)])
+    return sent(form_of(request.url.path).reply(error.status_code, str(error.detail)))
+
+
+async def _left(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+def _plain(status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:
+    return sent(Reply(status, body, [(b"content-type", PLAIN), *headers]))

@@ -1,0 +1,177 @@
+"""Generation: the exchange of every request that makes an engine write, whatever its API."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from vllama.errors import EngineFailed, VllamaError
+from vllama.server import planning
+from vllama.server.ask import Ask
+from vllama.server.exchange import Call, Reply
+from vllama.server.pieces import Piece, Tally
+from vllama.server.planning import Planned
+from vllama.server.reading import now_ns
+from vllama.server.refusal import Form, failed, of_engine, told
+from vllama.server.runner import Lease
+from vllama.server.splitting import Splitter
+from vllama.uplink import Headers
+
+_DONE = b"[DONE]"
+CUT = b"x-vllama-truncated"
+
+
+class Voice(Protocol):
+    """How one API tells an answer. One object for one request."""
+
+    media_type: str
+    headers: Headers
+    form: Form
+
+    def piece(self, piece: Piece) -> bytes:
+        """Some of a streamed answer."""
+        ...
+
+    def last(self, tally: Tally) -> bytes:
+        """The end of a streamed answer."""
+        ...
+
+    def whole(self, pieces: list[Piece], tally: Tally) -> Reply:
+        """A whole answer, one piece for each choice."""
+        ...
+
+
+class Generation:
+    """One ask, told in one voice."""
+
+    def __init__(self, ask: Ask, voice: Voice) -> None:
+        self._ask = ask
+        self._voice = voice
+        self._began_ns = now_ns()
+        self._plan: Planned | None = None
+        self._lease: Lease | None = None
+        self._buffer = b""
+        self._splitters: dict[int, Splitter] = {}
+        self._sent_ns = 0
+        self._first_ns = 0
+        self.model = ask.key
+        self.keep_alive_s = ask.keep_alive_s
+        self.streams = ask.stream
+        self.media_type = voice.media_type
+        self.headers: Headers = list(voice.headers)
+
+    async def prepare(self, lease: Lease) -> None:
+        """Ask the engine what has to be known before the call: tokens, its window."""
+        self._lease = lease
+        self._plan = await planning.plan(self._ask, lease)
+        self._buffer = b""
+        self._splitters = {}
+        self.headers = list(self._voice.headers)
+        if self._plan.cut:
+            self.headers.append((CUT, self._plan.cut.encode()))
+
+    def call(self, lease: Lease) -> Call:
+        """What `prepare` decided on."""
+        if self._plan is None or self._lease is not lease:
+            raise EngineFailed("the request was not prepared for this engine")
+        self._sent_ns = now_ns()
+        self._first_ns = 0
+        return self._plan.call
+
+    def feed(self, data: bytes) -> bytes:
+        """Translate all events that are whole by now."""
+        events = (self._buffer + data if self._buffer else data).split(b"\n\n")
+        self._buffer = events.pop()
+        voice = self._voice.piece
+        out = [
+            voice(piece)
+            for event in events
+            for line in event.split(b"\n")
+            for piece in self._pieces(line)
+        ]
+        if out and not self._first_ns:
+            self._first_ns = now_ns()
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        """What was held back, and the last words."""
+        rest = self.feed(b"\n\n") if self._buffer.strip() else b""
+        reader = self._planned.reader
+        held = list(reader.finished())
+        for splitter in self._splitters.values():
+            held += splitter.flush()
+        told_rest = b"".join(self._voice.piece(piece) for piece in held if piece)
+        return rest + told_rest + self._voice.last(self._tally())
+
+    def broken(self, error: VllamaError) -> bytes:
+        """The error in this API's form."""
+        return self._voice.form.in_stream(told(error)[1])
+
+    def whole(self, reply: Reply) -> Reply:
+        """The engine's whole answer in this API's words."""
+        self._first_ns = now_ns()
+        pieces = self._planned.reader.whole(reply.body)
+        made = self._planned.splitter
+        if made is not None:
+            pieces = [_split(piece, made()) for piece in pieces]
+        answer = self._voice.whole(pieces or [Piece()], self._tally())
+        extra = [pair for pair in self.headers if pair[0] == CUT]
+        return Reply(answer.status, answer.body, [*answer.headers, *extra])
+
+    def refused(self, reply: Reply) -> Reply:
+        """The engine's refusal in this API's form."""
+        return failed(of_engine(reply), self._voice.form)
+
+    def failed(self, error: VllamaError) -> Reply:
+        """Any other error in this API's form."""
+        return failed(error, self._voice.form)
+
+    @property
+    def _planned(self) -> Planned:
+        if self._plan is None:
+            raise EngineFailed("the request was not prepared")
+        return self._plan
+
+    def _pieces(self, line: bytes) -> Iterator[Piece]:
+        name, colon, value = line.partition(b":")
+        value = value.strip()
+        if not colon or not value or value == _DONE:
+            return
+        if name == b"error":
+            value = b'{"error":%b}' % value
+        elif name != b"data":
+            return
+        planned = self._planned
+        for piece in planned.reader.event(value):
+            if planned.splitter is None or not piece.text:
+                yield piece
+                continue
+            splitter = self._splitters.get(piece.choice)
+            if splitter is None:
+                splitter = self._splitters[piece.choice] = planned.splitter()
+            logprobs = piece.logprobs
+            for part in splitter.feed(piece.text):
+                part.choice = piece.choice
+                part.logprobs, logprobs = logprobs, []
+                yield part
+
+    def _tally(self) -> Tally:
+        """The engine's own figures, and our clock's where it has none."""
+        tally = self._planned.reader.tally
+        now = now_ns()
+        tally.total_ns = now - self._began_ns
+        tally.load_ns = max(1, int(self._lease.waited_s * 1e9)) if self._lease else 1
+        first = self._first_ns or now
+        if not tally.prompt_ns:
+            tally.prompt_ns = max(1, first - self._sent_ns)
+        if not tally.eval_ns:
+            tally.eval_ns = max(1, (now if self.streams else first) - first)
+        if not tally.prompt_ids:
+            tally.prompt_ids = list(self._planned.prompt_ids)
+        return tally
+
+
+def _split(piece: Piece, splitter: Splitter) -> Piece:
+    found = Piece(choice=piece.choice, calls=piece.calls, logprobs=piece.logprobs)
+    found.thinking = piece.thinking
+    for part in (*splitter.feed(piece.text), *splitter.flush()):
+        found.add(part)
+    return found

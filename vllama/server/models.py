@@ -1,0 +1,100 @@
+"""Models as requests name them: valid or not, here or not, and what their cards say."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from vllama.errors import ModelBroken, ModelNotFound, UsageError
+from vllama.server.catalogue import Catalogue
+from vllama.server.refusal import Refusal
+from vllama.settings import Settings
+from vllama.store import catalogue as library
+from vllama.store import names
+from vllama.store.card import Card
+from vllama.store.reference import Name
+
+# Reading a card costs milliseconds; what changes on disk beside us is seen after this long.
+FRESH_S = 3.0
+
+
+class Models:
+    """The cards of the models here, each read at most every few seconds."""
+
+    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._cards: dict[str, tuple[float, Card]] = {}
+
+    def key(self, name: str) -> str:
+        """What to lease for a name.
+
+        Raises:
+            Refusal: it is no name; `invalid model name`.
+        """
+        key = self._catalogue.key(name)
+        if self._is_given(key):
+            return key
+        try:
+            Name.parse(name)
+        except UsageError:
+            raise Refusal(400, "invalid model name") from None
+        return key
+
+    async def card(self, name: str) -> Card | None:
+        """The card; None for a model that somebody else runs.
+
+        Raises:
+            Refusal: no valid name.
+            ModelNotFound: not here; its `name` is as asked.
+        """
+        key = self.key(name)
+        if key in self._catalogue.attached:
+            return None
+        known = self._cards.get(key)
+        if known is not None and time.monotonic() - known[0] < FRESH_S:
+            return known[1]
+        try:
+            card = await asyncio.to_thread(library.card, key, self._settings)
+        except ModelBroken:
+            raise
+        except (ModelNotFound, UsageError):
+            raise ModelNotFound(name) from None
+        self._cards[key] = (time.monotonic(), card)
+        return card
+
+    async def all(self) -> list[Card]:
+        """The cards of all models here and of those named on the command line, newest first."""
+        found = {c.name: c for c in await asyncio.to_thread(library.cards, self._settings)}
+        for reference in self._catalogue.served:
+            try:
+                card = await self.card(reference)
+            except (ModelNotFound, ModelBroken):
+                continue
+            if card is not None:
+                found.setdefault(card.name, card)
+        return sorted(found.values(), key=lambda c: c.modified_at, reverse=True)
+
+    @property
+    def attached(self) -> list[str]:
+        """The names of the models that others run, as shown."""
+        return [names.shown(name) for name in self._catalogue.attached]
+
+    def forget(self) -> None:
+        """Something changed on disk."""
+        self._cards.clear()
+
+    def _is_given(self, key: str) -> bool:
+        return key in self._catalogue.attached or key in self._catalogue.served
+
+
+def full(card: Card | None, name: str) -> str:
+    """With host and namespace, as some of Ollama's errors say it."""
+    try:
+        return Name.parse(card.name if card is not None else name).full
+    except UsageError:
+        return name
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a path on this disk."""
+    return Path(name).is_absolute()
