@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "vllama"
 NOUNS = {
-    "errors", "durations", "disk", "settings", "machine", "gguf", "model", "weights", "profile",
+    "attention", "errors", "durations", "disk", "settings", "machine", "gguf", "model", "weights", "profile",
     "shelf", "uplink", "store", "toy",
 }  # fmt: skip
 MAY_IMPORT = {

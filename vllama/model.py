@@ -11,7 +11,11 @@ Format: TypeAlias = Literal["safetensors", "gguf"]
 class Shape:
     """A transformer's dimensions, read without loading a weight. Sizes in bytes.
 
-    `active_parameters` differs from `parameters` for mixtures of experts.
+    `active_parameters` differs from `parameters` for mixtures of experts, `expert_bytes` is
+    what of the weights lies in experts of which each token takes a few. `kv_bytes_per_token`
+    is what a token leaves in all attention layers at 16 bits; of these, `sliding_layers` keep
+    only the last `sliding_window` tokens. `state_layers` keep `state_bytes` a sequence
+    instead. `is_latent` (MLA) says that tensor parallel shards do not share it out.
     """
 
     architecture: str
@@ -29,6 +33,26 @@ class Shape:
     quantization: str
     kv_bytes_per_token: int
     pooling: str | None = None
+    is_latent: bool = False
+    sliding_layers: int = 0
+    sliding_window: int = 0
+    state_layers: int = 0
+    state_bytes: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_bytes: int = 0
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers that keep keys and values."""
+        return max(1, self.layers - self.state_layers)
+
+    def sequence_bytes(self, tokens: int) -> int:
+        """What one sequence of so many tokens needs of the cache, at 16 bits."""
+        layer = self.kv_bytes_per_token / self.attention_layers
+        full = self.attention_layers - self.sliding_layers
+        kept = full * tokens + self.sliding_layers * min(tokens, self.sliding_window or tokens)
+        return round(layer * kept) + self.state_bytes
 
 
 @dataclass(frozen=True, slots=True)

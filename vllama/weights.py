@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllama import gguf
+from vllama import attention, gguf
 from vllama.errors import ModelBroken
 from vllama.model import Model, Shape
 
 _REMEDY = "Fetch the model again: the file is corrupt or its download was not finished."
 _BITS16 = 2
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num",
+             "num_attention_groups")  # fmt: skip
+_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
+_NO_PARAMETERS = ("qzeros", "scales", "g_idx", "_scale", "_scale_inv", "weight_shape",
+                  "_zero_point", "absmax", "quant_map")  # fmt: skip
 
 
 def read(path: Path, name: str) -> Model:
@@ -44,29 +50,44 @@ def _folder_shape(folder: Path) -> Shape:
     try:
         heads = int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])
-        layers = int(config["num_hidden_layers"])
         vocabulary = int(config["vocab_size"])
+        layers = attention.of_config(config)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelBroken(f"{folder / 'config.json'} lacks {error}", _REMEDY) from error
-    head_size = int(config.get("head_dim") or hidden // heads)
-    kv_heads = int(config.get("num_key_value_heads") or config.get("num_kv_heads") or heads)
-    parameters = sum(_elements(t) for t in tensors.values())
+    head_size = _first(config, "head_dim", "hidden_size_per_head") or hidden // heads
+    kv_heads = _first(config, *_KV_HEADS) or heads
+    experts, chosen = _first(config, *_EXPERTS), _first(config, *_CHOSEN)
+    bits = _bits(outer)
+    parameters = sum(_parameters(n, t, bits) for n, t in tensors.items())
+    routed = {n: t for n, t in tensors.items() if ".experts." in n and experts and chosen}
+    idle = sum(_parameters(n, t, bits) for n, t in routed.items())
+    latent = _first(config, "kv_lora_rank")
     return Shape(
         architecture=str((outer.get("architectures") or [outer.get("model_type", "unknown")])[0]),
-        layers=layers,
+        layers=int(config["num_hidden_layers"]),
         hidden_size=hidden,
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
-        intermediate_size=int(config.get("intermediate_size") or 4 * hidden),
+        intermediate_size=_first(config, "intermediate_size") or 4 * hidden,
         vocabulary=vocabulary,
         parameters=parameters,
-        active_parameters=_active(parameters, tensors, config),
+        active_parameters=parameters - idle + idle * chosen // max(1, experts),
         weight_bytes=sum(_bytes(t) for t in tensors.values()),
         context_length=int(config.get("max_position_embeddings") or 0),
         quantization=_quantization(outer, tensors),
-        kv_bytes_per_token=_kv_bytes(config, layers, kv_heads, head_size),
+        kv_bytes_per_token=(layers.full + layers.sliding)
+        * _BITS16
+        * (latent + _first(config, "qk_rope_head_dim") if latent else 2 * kv_heads * head_size),
         pooling=_pooling(folder, outer),
+        is_latent=bool(latent),
+        sliding_layers=layers.sliding,
+        sliding_window=layers.window,
+        state_layers=layers.state,
+        state_bytes=layers.state_bytes,
+        experts=experts,
+        experts_per_token=chosen,
+        expert_bytes=sum(_bytes(t) for t in routed.values()),
     )
 
 
@@ -94,23 +115,24 @@ def _pooling(folder: Path, config: Mapping[str, Any]) -> str | None:
     return "mean" if (folder / "modules.json").exists() else None
 
 
-def _kv_bytes(config: Mapping[str, Any], layers: int, kv_heads: int, head_size: int) -> int:
-    """16-bit keys and values of one token: 2·L·H_kv·D·b, or L·(d_c + d_rope)·b for MLA."""
-    latent = config.get("kv_lora_rank")
-    if latent:
-        return layers * (int(latent) + int(config.get("qk_rope_head_dim", 0))) * _BITS16
-    return 2 * layers * kv_heads * head_size * _BITS16
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    """The number under the first of these names that has one; models do not agree on names."""
+    return next((int(config[n]) for n in names if config.get(n)), 0)
 
 
-def _active(parameters: int, tensors: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """Parameters a token passes through: of the experts only the share that is chosen."""
-    names = ("num_experts", "n_routed_experts", "num_local_experts")
-    experts = next((int(config[n]) for n in names if config.get(n)), 0)
-    chosen = int(config.get("num_experts_per_tok") or 0)
-    if not experts or not chosen:
-        return parameters
-    routed = sum(_elements(t) for n, t in tensors.items() if ".experts." in n)
-    return parameters - routed + routed * chosen // experts
+def _bits(config: Mapping[str, Any]) -> int:
+    """Bits of a quantised weight; 4 where the config does not say."""
+    quantised = config.get("quantization_config") or {}
+    return _first(quantised, "bits", "w_bit", "weight_bits") or 4
+
+
+def _parameters(name: str, tensor: Mapping[str, Any], bits: int) -> int:
+    """How many parameters a tensor holds: quantised ones pack several into one number."""
+    if name.endswith(_NO_PARAMETERS):
+        return 0
+    packed = name.endswith(("qweight", "weight_packed", "_blocks", "_packed"))
+    width = {"I32": 32, "U8": 8}.get(str(tensor["dtype"]), 0)
+    return _elements(tensor) * (width // bits if packed and width else 1)
 
 
 def _quantization(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
@@ -143,7 +165,9 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > size:
                 raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("it is no JSON object")
         end = max(
             (t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0
         )
@@ -158,38 +182,56 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
 
 def _gguf_shape(path: Path) -> Shape:
     header = gguf.read(path)
-    meta = header.metadata
+    meta = dict(header.metadata)
     arch = str(meta.get("general.architecture", "unknown"))
+    if meta.get(f"{arch}.attention.head_count_kv", 0) is None:
+        # One number a layer, in a list too long to be read unasked.
+        meta = dict(gguf.read(path, lists=True).metadata)
 
     def number(key: str, default: int = 0) -> int:
         value = meta.get(f"{arch}.{key}", default)
         return int(max(value) if isinstance(value, list) else value or default)
 
-    heads, hidden, layers = (
+    heads, hidden, count = (
         number("attention.head_count", 1),
         number("embedding_length"),
         number("block_count"),
     )
-    kv_heads = number("attention.head_count_kv", heads)
+    each = meta.get(f"{arch}.attention.head_count_kv")
+    kv_heads = [int(h) for h in each] if isinstance(each, list) else [int(each or heads)] * count
+    layers = attention.of_gguf(meta, kv_heads)
     head_size = number("attention.key_length", hidden // max(heads, 1))
+    latent = number("attention.kv_lora_rank")
+    kept = head_size + number("attention.value_length", head_size)
     embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
     parameters = sum(t.elements for t in header.tensors)
+    routed = [t for t in header.tensors if "_exps." in t.name]
+    idle, experts = sum(t.elements for t in routed), number("expert_count")
     return Shape(
         architecture=arch,
-        layers=layers,
+        layers=count,
         hidden_size=hidden,
         heads=heads,
-        kv_heads=kv_heads,
+        kv_heads=max(kv_heads, default=heads),
         head_size=head_size,
         intermediate_size=number("feed_forward_length"),
         vocabulary=number("vocab_size", embedding.shape[-1] if embedding else 0),
         parameters=parameters,
-        active_parameters=parameters,
+        active_parameters=parameters - idle + idle * number("expert_used_count") // max(1, experts),
         weight_bytes=sum(t.bytes for t in header.tensors),
         context_length=number("context_length"),
         quantization=gguf.FILE_TYPES.get(meta.get("general.file_type", -1), "unknown"),
-        kv_bytes_per_token=2 * layers * kv_heads * head_size * _BITS16,
+        kv_bytes_per_token=_BITS16
+        * (count * (latent + number("rope.dimension_count")) if latent else sum(kv_heads) * kept),
         pooling=gguf.POOLING.get(meta.get(f"{arch}.pooling_type", -1)),
+        is_latent=bool(latent),
+        sliding_layers=layers.sliding,
+        sliding_window=layers.window,
+        state_layers=layers.state,
+        state_bytes=layers.state_bytes,
+        experts=experts,
+        experts_per_token=number("expert_used_count"),
+        expert_bytes=sum(t.bytes for t in routed),
     )
 
 
