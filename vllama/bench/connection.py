@@ -44,12 +44,15 @@ class Connection:
             self._dialects[kind] = await self._settle(kind)
         return self._dialects[kind]
 
-    async def prompts(self, kind: Kind, *, vocabulary: Vocabulary | None = None) -> Prompts:
-        """Prompts of exact length; of `vocabulary` where several servers must get the same."""
-        if kind not in self._prompts or vocabulary is not None:
-            words = vocabulary or await self.vocabulary()
-            self._prompts[kind] = await self._fit(kind, words)
+    async def prompts(self, kind: Kind) -> Prompts:
+        """Prompts of exact length, in tokens where the server takes them so."""
+        if kind not in self._prompts:
+            self._prompts[kind] = await self._fit(kind, await self.vocabulary())
         return self._prompts[kind]
+
+    async def text_prompts(self, kind: Kind) -> Prompts:
+        """Prompts of exact length as text, which other servers can be given too."""
+        return await self._fit(kind, replace(await self.vocabulary(), ids=()))
 
     async def vocabulary(self) -> Vocabulary:
         """Words that are one token each in the server's tokenizer."""

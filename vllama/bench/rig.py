@@ -11,8 +11,8 @@ from vllama.bench.connection import Connection
 from vllama.bench.load import ClosedLoop
 from vllama.bench.measurement import Measurement, Run, summarize
 from vllama.bench.memory import watched
-from vllama.bench.prompts import Vocabulary
-from vllama.bench.workload import Workload
+from vllama.bench.prompts import Prompts
+from vllama.bench.workload import Kind, Workload
 from vllama.engines.engine import Endpoint, Engine, Fact
 from vllama.errors import EngineFailed
 from vllama.profile import Profile
@@ -78,6 +78,7 @@ class LiveSession:
     Each measurement of a workload gets prompts of its own, which depend on the workload's
     seed and on how often it was measured before: sessions that are measured in the same
     order get the same prompts, and none is ever answered from a prefix cache by accident.
+    `cut_off` is what a measurement had when it was called off.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -85,7 +86,8 @@ class LiveSession:
         self.connection = Connection(endpoint)
         self._warm: set[tuple[object, ...]] = set()
         self._measured: Counter[Workload] = Counter()
-        self._vocabulary: Vocabulary | None = None
+        self.cut_off: Run | None = None
+        self._given: dict[Kind, Prompts] = {}
 
     @property
     def facts(self) -> Mapping[str, Fact]:
@@ -99,9 +101,13 @@ class LiveSession:
         """Drop the connections to it."""
         self.connection.close()
 
-    def speak(self, vocabulary: Vocabulary) -> None:
-        """Use these words, so that several servers get the same prompts as text."""
-        self._vocabulary = replace(vocabulary, ids=())
+    async def as_text(self, kind: Kind) -> Prompts:
+        """Prompts that fit this server, as text."""
+        return await self.connection.text_prompts(kind)
+
+    def speak(self, kind: Kind, prompts: Prompts) -> None:
+        """Use these prompts: those that other servers get."""
+        self._given[kind] = prompts
 
     async def measure(self, workload: Workload) -> Measurement:
         """Warm up where this shape of load is new, then load and measure.
@@ -142,15 +148,21 @@ class LiveSession:
 
     async def reset_prefix_cache(self) -> None:
         """Forget cached prefixes, where the server can be told to."""
-        if self.endpoint.engine == "vllm":
+        if "vllm" in (self.endpoint.engine, self.endpoint.facts.get("engine")):
             await self.connection.post("/reset_prefix_cache", {})
 
     async def _load(self, workload: Workload) -> Run:
         dialect = await self.connection.dialect(workload.kind)
-        prompts = await self.connection.prompts(workload.kind, vocabulary=self._vocabulary)
+        given = self._given.get(workload.kind)
+        prompts = given or await self.connection.prompts(workload.kind)
         loop = ClosedLoop(self.connection, dialect, prompts, workload)
         async with watched(self.endpoint.life.pids) as peak:
-            run = await loop.run()
+            try:
+                run = await loop.run()
+            except asyncio.CancelledError:
+                so_far = loop.result()
+                self.cut_off = so_far if any(s.measured for s in so_far.samples) else None
+                raise
         return replace(run, peak_memory_bytes=peak.highest_bytes)
 
     async def _while_it_lives(self, work: Coroutine[None, None, Run]) -> Run:

@@ -1,0 +1,226 @@
+"""What `vllama bench` will measure: targets, loads and turns, all known before anything starts."""
+
+import argparse
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vllama import durations, store
+from vllama import machine as hardware
+from vllama.bench import workloads
+from vllama.bench.contest import Contest, Target
+from vllama.bench.workload import Workload
+from vllama.cli import baseline as gate
+from vllama.engines import choose, engine
+from vllama.engines.attached import Attached
+from vllama.engines.engine import Engine
+from vllama.errors import EngineMissing, ProfileNotFound, UsageError
+from vllama.machine import Machine
+from vllama.model import Model
+from vllama.profile import Profile
+from vllama.settings import Settings
+from vllama.shelf import Shelf, load
+
+DEFAULT_WORKLOADS = ("sequential-short", "concurrent-5-short", "concurrent-50-short")
+OLLAMA = "ollama"
+DEFAULT = "default"
+# Six pairs are the fewest from which the rank test gives a 95 % interval.
+_PAIRED_BLOCKS = 6
+_BLOCKS = 3
+_FEWEST_REQUESTS = 60
+_WAVES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`pairs` are (baseline, candidate); `said` is for people, before it begins."""
+
+    contest: Contest
+    machine: Machine
+    model: str
+    pairs: tuple[tuple[str, str], ...]
+    said: tuple[str, ...]
+    seed: int
+
+
+def make(args: argparse.Namespace, settings: Settings, old: Mapping[str, Any] | None) -> Plan:
+    """Everything that can be refused is refused here.
+
+    Raises:
+        UsageError, NotComparable, ModelError, EngineMissing, ProfileError
+    """
+    machine = hardware.detect()
+    said: list[str] = []
+    targets = [_attached(args)] if args.url else _launched(args, settings, machine, said, old)
+    if args.vs_ollama:
+        targets.append(_ollama(args, settings, targets[0]))
+    seed = _seed(args, old)
+    starts = args.repeat
+    blocks = _BLOCKS if starts > 1 or len(targets) == 1 else _PAIRED_BLOCKS
+    loads = [_sized(w.with_seed(seed), args, blocks * starts) for w in _loads(args)]
+    model = targets[0].profile.model
+    if old is not None:
+        _refuse_early(old, machine, model if targets[0].launched else str(old.get("model")), loads)
+    together = _side_by_side(targets, machine)
+    if len(targets) > 1:
+        said.append("turns      " + ("block by block" if together else "start by start"))
+    contest = Contest(tuple(targets), tuple(loads), blocks, starts, together)
+    return Plan(contest, machine, model, _pairs(targets), tuple(said), seed)
+
+
+def _attached(args: argparse.Namespace) -> Target:
+    server = Attached(args.url, args.model or "", args.api)
+    return Target("server", server, server.profile(), launched=False)
+
+
+def _launched(
+    args: argparse.Namespace,
+    settings: Settings,
+    machine: Machine,
+    said: list[str],
+    old: Mapping[str, Any] | None,
+) -> list[Target]:
+    model = store.resolve(args.model, settings)
+    choice = choose(model, machine, settings, args.engine)
+    said.append(f"engine     {choice.engine.name} {choice.engine.version()}: {choice.reason}")
+    shelf = Shelf(settings.home / "profiles")
+    names = args.profile or [_best_or_default(shelf, model, choice.engine, said)]
+    targets = []
+    for name in dict.fromkeys(names):
+        profile = _profile(name, shelf, model, machine, choice.engine)
+        its = choice.engine if profile.engine == choice.engine.name else None
+        targets.append(Target(profile.name, its or engine(profile.engine, settings), profile))
+    if old is not None:
+        version = targets[0].engine.version()
+        again = gate.again(old, targets[0].profile, version)
+        if again is not None:
+            targets.append(Target(gate.AGAIN, targets[0].engine, again))
+    return targets
+
+
+def _best_or_default(shelf: Shelf, model: Model, chosen: Engine, said: list[str]) -> str:
+    if "best" in shelf.names(model.name):
+        return "best"
+    said.append(
+        f"profile    {model.name} has no profile `best`: measuring {chosen.name}'s own defaults "
+        f"(vllama tune {model.name} makes one)"
+    )
+    return DEFAULT
+
+
+def _profile(name: str, shelf: Shelf, model: Model, machine: Machine, chosen: Engine) -> Profile:
+    if name == DEFAULT and DEFAULT not in shelf.names(model.name):
+        return replace(chosen.default(model, machine), name=DEFAULT)
+    if Path(name).suffix == ".json":
+        return load(Path(name))
+    try:
+        return shelf.get(model.name, name)
+    except ProfileNotFound as missing:
+        raise ProfileNotFound(
+            missing.message, f"{missing.remedy} `default` is the engine's own."
+        ) from missing
+
+
+def _ollama(args: argparse.Namespace, settings: Settings, first: Target) -> Target:
+    name = args.ollama_model or ""
+    url = args.vs_ollama if args.vs_ollama != "auto" else ""
+    if url:
+        server = Attached(url, name, "ollama")
+        return Target(OLLAMA, server, server.profile(name), launched=False)
+    found = engine("ollama", settings)
+    try:
+        found.version()
+    except EngineMissing as missing:
+        raise EngineMissing(
+            missing.message, f"{missing.remedy} Or say where one runs: --vs-ollama URL."
+        ) from missing
+    profile = Profile(OLLAMA, "ollama", name or first.profile.model)
+    return Target(OLLAMA, found, profile)
+
+
+def _loads(args: argparse.Namespace) -> list[Workload]:
+    loads = [w for name in args.workload or DEFAULT_WORKLOADS for w in workloads.named(name)]
+    if args.concurrency:
+        first = loads if args.workload else loads[:1]
+        loads = [workloads.closed(n, w) for w in first for n in args.concurrency]
+    changed = [_overridden(w, args) for w in loads]
+    return list({w.name: w for w in changed}.values())
+
+
+def _overridden(workload: Workload, args: argparse.Namespace) -> Workload:
+    changes: dict[str, Any] = {}
+    if args.prompt_tokens:
+        changes["prompt_tokens"] = args.prompt_tokens
+    if args.output_tokens:
+        changes["output_tokens"] = args.output_tokens
+    if args.stream is not None:
+        changes["stream"] = args.stream
+    if args.rate:
+        changes["rate_per_s"] = args.rate
+    changed = replace(workload, **changes)
+    return changed if changed == workload else replace(changed, name=_told(changed))
+
+
+def _told(load: Workload) -> str:
+    """A name that says what was asked for, where it is no longer the built-in's."""
+    flow = f"rate-{load.rate_per_s:g}" if load.rate_per_s else f"concurrent-{load.concurrency}"
+    name = f"{flow}-{load.prompt_tokens}in-{load.output_tokens}out"
+    return name if load.stream else name + workloads.WHOLE
+
+
+def _sized(workload: Workload, args: argparse.Namespace, parts: int) -> Workload:
+    """The load of one block, so that all blocks together are what was asked for."""
+    if args.duration:
+        try:
+            total_s = durations.parse(args.duration)
+        except ValueError as error:
+            raise UsageError(f"--duration: {error}", "Write it like 30s or 2m.") from error
+        return replace(workload, requests=None, duration_s=total_s / parts)
+    total = args.requests or workload.requests
+    if total is None and workload.duration_s is not None:
+        return replace(workload, duration_s=workload.duration_s / parts)
+    if total is None:
+        total = max(_FEWEST_REQUESTS, _WAVES * workload.concurrency)
+    return replace(workload, requests=math.ceil(total / parts))
+
+
+def _seed(args: argparse.Namespace, old: Mapping[str, Any] | None) -> int:
+    """The baseline's, so that the prompts are the same; new ones for a server that may know
+    the old ones by heart (its prefix cache outlives this process)."""
+    if args.seed is not None:
+        return int(args.seed)
+    if old is not None:
+        first: Mapping[str, Any] = next(iter(old.get("results") or ()), {})
+        return int((first.get("workload") or {}).get("seed", 0))
+    return int(time.time()) if args.url or args.vs_ollama else 0
+
+
+def _refuse_early(
+    old: Mapping[str, Any], machine: Machine, model: str, loads: Sequence[Workload]
+) -> None:
+    from dataclasses import asdict
+
+    from vllama.results.regression import check_comparable
+
+    results = [{"workload": asdict(w)} for w in loads]
+    here = {"fingerprint": machine.fingerprint}
+    check_comparable(old, {"machine": here, "model": model, "results": results})
+
+
+def _side_by_side(targets: Sequence[Target], machine: Machine) -> bool:
+    """Whether all may be up at once without one disturbing the other by being there."""
+    launched = [t for t in targets if t.launched]
+    if machine.gpus:
+        return not launched
+    return len(launched) < 2 or all(t.engine.name == "llamacpp" for t in launched)
+
+
+def _pairs(targets: Sequence[Target]) -> tuple[tuple[str, str], ...]:
+    names = [t.name for t in targets]
+    for against in (OLLAMA, gate.AGAIN, DEFAULT):
+        if against in names:
+            return tuple((against, name) for name in names if name != against)
+    return tuple((names[0], name) for name in names[1:])
