@@ -43,6 +43,7 @@ class Step:
     decoding: int
     first: tuple[Sequence, ...]
     finished: tuple[Sequence, ...]
+    preempted: tuple[Sequence, ...]
 
 
 class Batcher:
@@ -91,7 +92,7 @@ class Batcher:
 
     def step(self) -> Step:
         """Take one step."""
-        self._preempt()
+        preempted = self._preempt()
         decoding = len(self.decoding)
         context = self._context
         prefill_tokens, attended, ready = self._prefill(self.limits.max_num_batched_tokens)
@@ -100,7 +101,7 @@ class Batcher:
         )
         finished = self._decode(1) if decoding else []
         finished += self._begin(ready)
-        return Step(duration_s, prefill_tokens, decoding, tuple(ready), tuple(finished))
+        return Step(duration_s, prefill_tokens, decoding, tuple(ready), tuple(finished), preempted)
 
     def quiet_steps(self) -> int:
         """How many of the next steps only decode the same sequences, with nobody finishing."""
@@ -158,8 +159,9 @@ class Batcher:
             admitted.append(sequence)
         return admitted
 
-    def _preempt(self) -> None:
+    def _preempt(self) -> tuple[Sequence, ...]:
         """Give back what the youngest hold, as long as there is no room for one more each."""
+        victims = []
         while len(self.decoding) > 1 and (
             self.used_tokens + len(self.decoding) > self.limits.kv_cache_tokens
         ):
@@ -171,7 +173,9 @@ class Batcher:
             youngest.done_before = got
             youngest.prefilled = youngest.held = youngest.cached_tokens = 0
             self.waiting.appendleft(youngest)
-            self.preemptions += 1
+            victims.append(youngest)
+        self.preemptions += len(victims)
+        return tuple(victims)
 
     def _drop(self, sequence: Sequence) -> None:
         del self.decoding[sequence]

@@ -8,8 +8,6 @@ from vllama.profile import Scalar
 
 GB = 1e9
 OVERLAP = 0.15
-NON_TORCH_BYTES = 0.6 * GB
-DRIVER_BYTES = 0.9 * GB
 BYTES_PER_GRAPH = 6e6
 
 
@@ -39,6 +37,8 @@ class World:
     hidden_size: int = 4096
     vocabulary: int = 128_256
     kv_bytes_per_token: float = 131_072.0
+    driver_bytes: float = 0.9 * GB
+    non_torch_bytes: float = 0.6 * GB
     host_s: float = 1.2e-3
     host_s_per_sequence: float = 9e-6
 
@@ -109,9 +109,9 @@ class World:
     ) -> int:
         share = float(options.get("gpu_memory_utilization", 0.92))
         activation = batched * self.hidden_size * 20 + seqs * self.vocabulary * 4.4
-        taken = self.weight_bytes + activation + cap / 8 * BYTES_PER_GRAPH + NON_TORCH_BYTES
+        taken = self.weight_bytes + activation + cap / 8 * BYTES_PER_GRAPH + self.non_torch_bytes
         room = self.memory_bytes * share - taken
-        if self.weight_bytes > self.memory_bytes - DRIVER_BYTES:
+        if self.weight_bytes > self.memory_bytes - self.driver_bytes:
             raise _failed("CUDA out of memory while loading the weights", "out_of_memory", "load")
         if room <= 0:
             raise _failed(
@@ -120,7 +120,7 @@ class World:
                 "out_of_memory", "profile",
             )  # fmt: skip
         # What the profile run does not see: fragments, the driver, graphs' workspace.
-        peak = self.memory_bytes * share + DRIVER_BYTES + 0.35 * activation
+        peak = self.memory_bytes * share + self.driver_bytes + 0.35 * activation
         if peak > self.memory_bytes * 0.995:
             raise _failed("CUDA out of memory while capturing graphs", "out_of_memory", "graph")
         return int(room / (self.kv_bytes_per_token * factor))
@@ -140,6 +140,8 @@ SMALL = World(
     hidden_size=1024,
     vocabulary=32_000,
     kv_bytes_per_token=16_384.0,
+    driver_bytes=0.1 * GB,
+    non_torch_bytes=0.1 * GB,
     host_s=1e-3,
 )
 WORLDS: Mapping[str, World] = {"small": SMALL, "8b-80gb": World()}
