@@ -55,6 +55,18 @@ def render(
         raise TemplateError(1, f"{type(error).__name__}: {error}") from error
 
 
+def check(template: str) -> None:
+    """Whether a template can be read at all.
+
+    Raises:
+        TemplateError: it cannot.
+    """
+    try:
+        _compiled(template)
+    except jinja2.TemplateError as error:
+        raise TemplateError(getattr(error, "lineno", None) or 1, str(error.message)) from error
+
+
 def tokens(model: Model) -> dict[str, str]:
     """The special tokens that templates name."""
     if model.safetensors is None:

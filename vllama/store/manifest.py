@@ -116,6 +116,7 @@ class Entry:
     digest: str
     root: Root
     modified_at: datetime
+    raw: bytes = b""
 
     def text(self, kind: str, settings: Settings) -> list[str]:
         """The contents of the layers of a kind."""
@@ -184,4 +185,4 @@ def _entry(name: Name, path: Path, root: Root) -> Entry:
     except OSError as error:
         raise ModelBroken(f"{path} cannot be read: {error.strerror}", "") from error
     manifest = Manifest.parse(raw, str(path))
-    return Entry(name, manifest, hashlib.sha256(raw).hexdigest(), root, modified)
+    return Entry(name, manifest, hashlib.sha256(raw).hexdigest(), root, modified, raw)

@@ -76,7 +76,7 @@ def key(name: str) -> str:
 def bare_names(settings: Settings) -> list[str]:
     """The names of all models here: of the stores, of the home, of the hub's cache."""
     stored = [entry.name.shown for entry in manifest.entries(settings)]
-    return [*stored, *_homemade(settings), *hub_cache.cached(settings)]
+    return [*stored, *homemade(settings), *hub_cache.cached(settings)]
 
 
 def stored(reference: str, settings: Settings) -> manifest.Entry | None:
@@ -147,7 +147,8 @@ def _by_alias(reference: str, settings: Settings) -> Model | None:
     return None if found is None else replace(found, name=reference.removesuffix(TAG))
 
 
-def _homemade(settings: Settings) -> Iterator[str]:
+def homemade(settings: Settings) -> Iterator[str]:
+    """The folders and files below the home's `models`."""
     for path in sorted((settings.home / "models").glob("*")):
         if path.name not in RESERVED and not path.name.startswith("."):
             yield path.name

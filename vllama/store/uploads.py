@@ -1,0 +1,136 @@
+"""From uploaded blobs to the layers of a model: GGUF files, safetensors folders, adapters."""
+
+import asyncio
+import hashlib
+import re
+import struct
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from vllama import gguf
+from vllama.settings import Settings
+from vllama.store import catalogue, quantize
+from vllama.store.blobs import Blobs
+from vllama.store.errors import Refused
+from vllama.store.layout import find_blob, hex_of, ours
+from vllama.store.manifest import FILE, Layer, blob, media_type
+
+Status: TypeAlias = dict[str, Any]
+_NO_DIGEST = "0000000000000000000"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.I)
+
+
+async def model(
+    files: Mapping[str, str], settings: Settings, layers: list[Layer], config: dict[str, Any]
+) -> AsyncIterator[Status]:
+    """Add the layers of the model that these files make up."""
+    ggufs = [path for path in files if path.lower().endswith(".gguf")]
+    if ggufs and all(_SHARD.search(path) for path in ggufs):
+        yield {"status": "parsing GGUF"}
+        layers += [_layer(FILE, path, files[path], settings) for path in sorted(ggufs)]
+        config |= {"model_format": "gguf"}
+    elif ggufs:
+        for path in ggufs:
+            yield {"status": "parsing GGUF"}
+            layers.append(_gguf_layer(files[path], settings, config))
+    elif any(path.endswith(".safetensors") for path in files):
+        yield {"status": "converting model"}
+        if not any(path.rpartition("/")[2] == "config.json" for path in files):
+            raise Refused("config.json is missing among the files", 400)
+        layers += [_layer(FILE, path, files[path], settings) for path in sorted(files)]
+        config |= {"model_format": "safetensors"}
+    else:
+        raise Refused("unknown type")
+
+
+async def adapter(
+    files: Mapping[str, str], layers: list[Layer], settings: Settings
+) -> AsyncIterator[Status]:
+    """Add a LoRA adapter: one GGUF file, or the files of a folder in peft's layout."""
+    ggufs = [path for path in files if path.lower().endswith(".gguf")]
+    if len(ggufs) > 1:
+        raise Refused("only one adapter is currently supported")
+    if not ggufs and not any(path.endswith(".safetensors") for path in files):
+        raise Refused("unknown type")
+    layers[:] = [layer for layer in layers if layer.kind != "adapter"]
+    if ggufs:
+        yield {"status": "parsing GGUF"}
+        _header(_path(files[ggufs[0]], settings))
+        layers.append(_layer(media_type("adapter"), "", files[ggufs[0]], settings))
+        return
+    yield {"status": "converting adapter"}
+    if not any(path.rpartition("/")[2] == "adapter_config.json" for path in files):
+        raise Refused("adapter_config.json is missing among the files", 400)
+    layers += [_layer(media_type("adapter"), p, files[p], settings) for p in sorted(files)]
+
+
+async def quantized(
+    layers: list[Layer], config: dict[str, Any], wanted: str, settings: Settings
+) -> AsyncIterator[Status]:
+    """Replace the weights by smaller ones."""
+    at = next((i for i, layer in enumerate(layers) if layer.kind == "model"), None)
+    if at is None:
+        raise Refused(
+            "quantization is only supported for F16, BF16 and F32 models", 500,
+            "This model is no GGUF file; vLLM quantises as it loads (its option quantization).",
+        )  # fmt: skip
+    source = blob(layers[at], settings)
+    kind = quantize.check(source, wanted)
+    text = f"quantizing {quantize.current(source)} model to {kind}"
+    with Blobs(settings).beside() as upload:
+        upload.file.close()
+        for done, total in quantize.quantize(source, upload.path, kind):
+            told = {"digest": _NO_DIGEST, "total": total, "completed": done}
+            yield {"status": text, **told}
+            await asyncio.sleep(0)
+        yield {"status": "verifying conversion"}
+        digest = await asyncio.to_thread(upload.keep_written)
+    size = ours(settings).blob(digest).stat().st_size
+    layers[at] = Layer(layers[at].media, digest, size)
+    config["file_type"] = kind
+
+
+def digest(data: bytes) -> str:
+    """The name that these bytes have as a blob."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _gguf_layer(digest: str, settings: Settings, config: dict[str, Any]) -> Layer:
+    path = _path(digest, settings)
+    metadata = _header(path).metadata
+    family = str(metadata.get("general.architecture", "unknown"))
+    if family == "clip" or metadata.get("general.type") == "mmproj":
+        return _layer(media_type("projector"), "", digest, settings)
+    if metadata.get("general.type") == "adapter":
+        return _layer(media_type("adapter"), "", digest, settings)
+    parameters = sum(t.elements for t in gguf.read(path).tensors)
+    config |= {
+        "model_format": "gguf",
+        "model_family": family,
+        "model_families": [family],
+        "model_type": catalogue.parameter_size(parameters),
+        "file_type": gguf.FILE_TYPES.get(metadata.get("general.file_type", -1), "unknown"),
+    }
+    return _layer(media_type("model"), "", digest, settings)
+
+
+def _header(path: Path) -> gguf.Header:
+    with path.open("rb") as file:
+        magic = file.read(8)
+    if len(magic) < 8 or magic[:4] != gguf.MAGIC or struct.unpack("<I", magic[4:])[0] > 1 << 16:
+        raise Refused("supplied file was not in GGUF format")
+    return gguf.read(path)
+
+
+def _layer(media: str, name: str, digest: str, settings: Settings) -> Layer:
+    path = _path(digest, settings)
+    return Layer(media, f"sha256:{hex_of(digest)}", path.stat().st_size, name)
+
+
+def _path(digest: str, settings: Settings) -> Path:
+    path = find_blob(digest, settings)
+    if path is None:
+        missing = ours(settings).blob(digest)
+        raise Refused(f"open {missing}: no such file or directory", 500)
+    return path
