@@ -119,7 +119,8 @@ class Child:
                 with contextlib.suppress(psutil.Error):
                     psutil.Process(pid).kill()
             await self._process.wait()
-        await asyncio.wait({self._read}, timeout=LAST_WORDS_S)
+        # When its guard was killed, the rest is still being stopped: it holds this pipe.
+        await asyncio.wait({self._read}, timeout=STOP_S)
         self._read.cancel()
 
 

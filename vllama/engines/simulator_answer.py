@@ -13,8 +13,9 @@ BLOCK = 16
 class Refused(Exception):
     """The request is answered with an error."""
 
-    def __init__(self, status: int, document: Any) -> None:
+    def __init__(self, status: int, document: Any, headers: dict[str, str] | None = None) -> None:
         super().__init__(str(document))
+        self.headers = headers
         self.status = status
         self.document = document
 

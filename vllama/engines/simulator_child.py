@@ -125,7 +125,7 @@ class _Server:
         try:
             await self._route(request, answer)
         except Refused as refused:
-            answer.send(refused.status, refused.document)
+            answer.send(refused.status, refused.document, refused.headers)
 
     async def _route(self, request: http.Request, answer: http.Answer) -> None:
         path = request.path.partition("?")[0]
@@ -184,7 +184,8 @@ class _Server:
             await asyncio.Event().wait()
         if faults.refuses(number):
             error = {"message": "refused by fault", "type": "overloaded", "code": faults.status}
-            raise Refused(faults.status, {"error": error})
+            headers = {"retry-after": faults.retry_after} if faults.retry_after else None
+            raise Refused(faults.status, {"error": error}, headers)
 
     def _crash(self) -> None:
         print("ERROR (EngineCore) RuntimeError: CUDA error: an illegal memory access", flush=True)
