@@ -10,7 +10,17 @@ from starlette.routing import Match, Route
 
 from vllama import __version__
 from vllama.errors import VllamaError
-from vllama.server import library_routes, ollama_routes, plain_routes, refusal
+from vllama.server import (
+    anthropic_routes,
+    embed_routes,
+    extra_routes,
+    library_routes,
+    ollama_routes,
+    openai_routes,
+    plain_routes,
+    refusal,
+    responses_routes,
+)
 from vllama.server.catalogue import Catalogue
 from vllama.server.exchange import Reply
 from vllama.server.guard import Guard
@@ -20,6 +30,17 @@ from vllama.server.relay import ClientLeft
 from vllama.server.service import MAX_BODY_BYTES, Service, form_of, sent
 from vllama.server.written import PLAIN
 from vllama.settings import Settings
+
+ROUTES = (
+    plain_routes,
+    ollama_routes,
+    embed_routes,
+    library_routes,
+    openai_routes,
+    responses_routes,
+    anthropic_routes,
+    extra_routes,
+)
 
 
 def create_app(
@@ -33,7 +54,7 @@ def create_app(
     """The HTTP face of `pool`. It neither opens nor closes it."""
     app = FastAPI(title="vllama", version=__version__, redirect_slashes=False, docs_url="/docs")
     service = Service(pool, Models(catalogue, settings), settings, max_body_bytes)
-    for routes in (plain_routes, ollama_routes, library_routes):
+    for routes in ROUTES:
         app.include_router(routes.router(service))
     app.add_exception_handler(VllamaError, _told)
     app.add_exception_handler(HTTPException, _unrouted)

@@ -15,7 +15,8 @@ class Ask:
     """One generation.
 
     `model` is as the client wrote it, `key` what to lease. `messages` are Ollama's dicts;
-    `raw` is a prompt to take as it is, instead of them. `rendered` asks for one prompt made
+    `raw` is a prompt to take as it is, instead of them; `batch` several prompts, each the
+    user's one message, or tokens to take as they are. `rendered` asks for one prompt made
     of the messages by the model's template, here and not in the engine; `tokens` asks for
     the token ids of prompt and answer, as a later request's `context` needs them. `card` is
     None for a model that somebody else runs.
@@ -27,6 +28,7 @@ class Ask:
     options: Options
     messages: tuple[Message, ...] = ()
     raw: str | None = None
+    batch: tuple[str | tuple[int, ...], ...] = ()
     rendered: bool = False
     tokens: bool = False
     context: tuple[int, ...] = ()

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 from vllama.server.ask import Ask
 from vllama.server.engine_calls import is_llamacpp, is_vllm
@@ -19,6 +19,7 @@ VLLM_STOPS = 4
 VLLM_HOTTEST = 2.0
 # The smallest nucleus: vLLM refuses 0, which means the same.
 _NARROWEST = 1e-6
+Prompt: TypeAlias = str | list[int] | list[str | list[int]]
 ANY_OBJECT = {"type": "object"}
 
 
@@ -52,7 +53,7 @@ def chat_body(ask: Ask, lease: Lease, window: int) -> dict[str, Any]:
 
 
 def completion_body(
-    ask: Ask, lease: Lease, prompt: str | list[int], window: int, room: int
+    ask: Ask, lease: Lease, prompt: Prompt, window: int, room: int
 ) -> dict[str, Any]:
     """For `/v1/completions`, where `max_tokens` must be said: it is 16 otherwise."""
     body: dict[str, Any] = {
@@ -70,14 +71,14 @@ def completion_body(
     if is_vllm(lease):
         if ask.tokens:
             body["return_token_ids"] = True
-        if isinstance(prompt, str) and ask.raw is None and ask.card is not None:
+        if ask.raw is None and ask.card is not None:
             is_go = ask.card.template_kind == "go" or ask.template is not None
             body["add_special_tokens"] = is_go
     _constrain(body, ask, lease)
     return body
 
 
-def llama_body(ask: Ask, prompt: str | list[int], room: int) -> dict[str, Any]:
+def llama_body(ask: Ask, prompt: Prompt, room: int) -> dict[str, Any]:
     """For llama.cpp's `/completion`."""
     tokens = _max_tokens(ask, 0) or -1
     if room:

@@ -39,7 +39,7 @@ async def ask(lease: Lease, call: Call) -> Any:
     reply = await relay.fetch(lease, call)
     if reply.status != 200:
         raise of_engine(reply)
-    return _document(reply)
+    return document(reply)
 
 
 async def window(lease: Lease) -> int:
@@ -93,7 +93,12 @@ async def _asked_window(lease: Lease) -> int:
         return 0
 
 
-def _document(reply: Reply) -> Any:
+def document(reply: Reply) -> Any:
+    """The JSON of an answer.
+
+    Raises:
+        EngineFailed: it is none.
+    """
     try:
         return json.loads(reply.body)
     except ValueError as error:

@@ -49,6 +49,8 @@ async def plan(ask: Ask, lease: Lease) -> Planned:
         body = dialects.chat_body(ask, lease, most)
         call = engine_calls.post("/v1/chat/completions", body)
         return Planned(call, OpenAIReader(), cut=cut)
+    if ask.batch:
+        return _batched(ask, lease, most)
     text = prompts.text(ask)
     prompt, whole, cut_here = await _prompt(ask, lease, text, limit, most)
     room = limit - len(whole) if not ask.shift and limit and whole else 0
@@ -59,6 +61,21 @@ async def plan(ask: Ask, lease: Lease) -> Planned:
         body = dialects.completion_body(ask, lease, prompt, most, room)
         call, reader = engine_calls.post("/v1/completions", body), OpenAIReader()  # type: ignore[assignment]
     return Planned(call, reader, _splitter(ask, text), tuple(whole), cut or cut_here)
+
+
+def _batched(ask: Ask, lease: Lease, most: int) -> Planned:
+    """Several prompts in one call; what is too long the engine refuses."""
+    many = [list(each) if not isinstance(each, str) else _alone(ask, each) for each in ask.batch]
+    if engine_calls.is_llamacpp(lease):
+        call = engine_calls.post("/completion", dialects.llama_body(ask, many, 0))
+        return Planned(call, LlamaReader(len(many)))
+    body = dialects.completion_body(ask, lease, many, most, 0)
+    return Planned(engine_calls.post("/v1/completions", body), OpenAIReader())
+
+
+def _alone(ask: Ask, prompt: str) -> str:
+    messages = (*ask.messages[:-1], {"role": "user", "content": prompt})
+    return prompts.text(replace(ask, messages=messages))
 
 
 def _splitter(ask: Ask, text: str) -> Callable[[], Splitter] | None:
@@ -86,7 +103,7 @@ async def _fitted(ask: Ask, lease: Lease, limit: int) -> tuple[Ask, str]:
     while low < high:
         middle = (low + high) // 2
         candidate = replace(ask, messages=_without(ask.messages, optional[:middle]))
-        if await _count(candidate, lease) < limit:
+        if await count(candidate, lease) < limit:
             high = middle
         else:
             low = middle + 1
@@ -114,7 +131,8 @@ def _at_most_tokens(ask: Ask) -> int:
     return total
 
 
-async def _count(ask: Ask, lease: Lease) -> int:
+async def count(ask: Ask, lease: Lease) -> int:
+    """How many tokens the prompt has; 0 when the engine cannot tell."""
     images = IMAGE_TOKENS * len(ask.images)
     if ask.card is not None:
         return len(await engine_calls.tokenize(lease, prompts.text(ask))) + images

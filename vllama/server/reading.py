@@ -194,10 +194,12 @@ class OpenAIReader:
 
 
 class LlamaReader:
-    """llama.cpp's own `/completion`."""
+    """llama.cpp's own `/completion`; `prompts` is how many were sent in one call."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompts: int = 1) -> None:
         self.tally = Tally()
+        self._prompts = prompts
+        self._evaluated: list[int] = []
         self._decode = msgspec.json.Decoder(_Native).decode
 
     def event(self, data: bytes) -> Iterator[Piece]:
@@ -234,9 +236,15 @@ class LlamaReader:
     def _ended(self, chunk: _Native) -> None:
         self.tally.finish[chunk.index] = _FINISH.get(chunk.stop_type, "stop")
         if chunk.timings is not None:
-            timed(self.tally, chunk.timings)
-        self.tally.prompt_tokens = chunk.tokens_evaluated or self.tally.prompt_tokens
-        self.tally.output_tokens = chunk.tokens_predicted or self.tally.output_tokens
+            self.tally.prompt_ns = int((chunk.timings.get("prompt_ms") or 0.0) * 1e6)
+            self.tally.eval_ns = int((chunk.timings.get("predicted_ms") or 0.0) * 1e6)
+            self.tally.cached_tokens = int(chunk.timings.get("cache_n") or 0)
+        self._evaluated.append(chunk.tokens_evaluated)
+        # Each of several choices tells its prompt again.
+        self.tally.prompt_tokens = (
+            sum(self._evaluated) * self._prompts // max(self._prompts, len(self._evaluated))
+        )
+        self.tally.output_tokens += chunk.tokens_predicted
 
 
 def timed(tally: Tally, timings: dict[str, Any]) -> None:

@@ -1,0 +1,156 @@
+"""OpenAI's routes: chat, text completions, embeddings, models."""
+
+import base64
+import struct
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vllama.errors import ModelNotFound, UsageError
+from vllama.server import ollama_requests, openai_requests, openai_voices, prompts, relay
+from vllama.server.ask import Ask
+from vllama.server.embedding import Wish, embed
+from vllama.server.generation import Generation
+from vllama.server.openai_wire import CHAT, COMPLETION, EMBEDDINGS
+from vllama.server.refusal import Refusal
+from vllama.server.schema import body_of
+from vllama.server.service import Service, answered, sent
+from vllama.server.written import JSON
+from vllama.store import names
+from vllama.store.reference import Name
+
+_NO_INPUT = "input exceeds maximum context length and cannot be truncated further"
+
+
+def router(service: Service) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["openai"])
+    _models(routes, service)
+
+    @routes.post("/v1/chat/completions", openapi_extra=body_of(CHAT))
+    async def chat(request: Request) -> Response:
+        found = ollama_requests.fields(await service.body(request), CHAT, empty="EOF")
+        messages = openai_requests.check_chat(found)
+        ollama_requests.check_top_logprobs(found)
+        name = found.get("model", "")
+        if not name.strip():
+            raise Refusal(400, "model is required")
+        card = await service.models.card(name)
+        ask = openai_requests.chat(found, messages, service.models.key(name), card)
+        if found.get("_debug_render_only"):
+            return _rendered(ask)
+        voice = openai_voices.ChatVoice(name, with_usage=_wants_usage(found))
+        return relay.answer(request, service.pool, Generation(ask, voice))
+
+    @routes.post("/v1/completions", openapi_extra=body_of(COMPLETION))
+    async def completion(request: Request) -> Response:
+        found = ollama_requests.fields(await service.body(request), COMPLETION, empty="EOF")
+        openai_requests.stops(found.get("stop"))
+        openai_requests.batch(found.get("prompt"))
+        name = found.get("model", "")
+        if not name.strip():
+            raise ModelNotFound(name)
+        card = await service.models.card(name)
+        key = service.models.key(name)
+        ask = openai_requests.completion(found, key, card)
+        if not found.get("prompt") and not found.get("suffix"):
+            await relay.connected(request, service.pool.preload(key))
+            return sent(openai_voices.loaded(name))
+        if found.get("_debug_render_only"):
+            return _rendered(ask)
+        voice = openai_voices.CompletionVoice(name, with_usage=_wants_usage(found))
+        return relay.answer(request, service.pool, Generation(ask, voice))
+
+    @routes.post("/v1/embeddings", openapi_extra=body_of(EMBEDDINGS))
+    async def embeddings(request: Request) -> Response:
+        found = ollama_requests.fields(await service.body(request), EMBEDDINGS, empty="EOF")
+        texts, encoding = _embedded_texts(found)
+        name = found.get("model", "")
+        card = await asked_card(service, name)
+        if "" in texts:
+            raise Refusal(400, _NO_INPUT)
+        dimensions = found.get("dimensions", 0)
+        wish = Wish(service.models.key(name), card, texts, dimensions=dimensions)
+        made = await relay.connected(request, embed(wish, service.pool))
+        data = [
+            {"object": "embedding", "embedding": _encoded(vector, encoding), "index": i}
+            for i, vector in enumerate(made.vectors)
+        ]
+        usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
+        return _told({"object": "list", "data": data, "model": name, "usage": usage})
+
+    return routes
+
+
+def _models(routes: APIRouter, service: Service) -> None:
+    @routes.get("/v1/models")
+    async def listing() -> Response:
+        cards = await service.models.all()
+        data = [_model(card.name, int(card.modified_at.timestamp()), card.name) for card in cards]
+        data += [_model(name, 0, name) for name in service.models.attached]
+        return _told({"object": "list", "data": data or None})
+
+    @routes.get("/v1/models/{model:path}")
+    async def one(model: str) -> Response:
+        try:
+            card = await service.models.card(model)
+        except ModelNotFound:
+            raise Refusal(404, f"model '{names.shown(model)}' not found") from None
+        created = int(card.modified_at.timestamp()) if card is not None else 0
+        return _told(_model(model, created, card.name if card is not None else model))
+
+
+async def asked_card(service: Service, name: str) -> Any:
+    """The card, or the error as the embedding routes word it."""
+    if not name.strip():
+        raise Refusal(404, f"model '{name}' not found")
+    try:
+        return await service.models.card(name)
+    except ModelNotFound:
+        raise Refusal(404, f'model "{name}" not found, try pulling it first') from None
+
+
+def _embedded_texts(found: dict[str, Any]) -> tuple[tuple[str, ...], str]:
+    encoding = found.get("encoding_format") or "float"
+    if encoding not in ("float", "base64"):
+        raise Refusal(
+            400,
+            f"Invalid value for 'encoding_format' = {encoding}."
+            " Supported values: ['float', 'base64'].",
+            early=True,
+        )
+    given = found.get("input")
+    if given is None or given == []:
+        raise Refusal(400, "invalid input", early=True)
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        raise Refusal(400, "invalid input type", early=True)
+    return tuple(texts), encoding
+
+
+def _encoded(vector: list[float], encoding: str) -> Any:
+    if encoding == "float":
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _wants_usage(found: dict[str, Any]) -> bool:
+    return bool((found.get("stream_options") or {}).get("include_usage"))
+
+
+def _model(name: str, created: int, stored: str) -> dict[str, Any]:
+    try:
+        owner = Name.parse(stored).namespace
+    except UsageError:
+        owner = "library"
+    return {"id": name, "object": "model", "created": created, "owned_by": owner}
+
+
+def _rendered(ask: Ask) -> Response:
+    return _told({"_debug_info": {"rendered_template": prompts.text(ask)}})
+
+
+def _told(document: dict[str, Any]) -> Response:
+    return answered(document, media_type=JSON)
