@@ -94,11 +94,24 @@ def environment(
     if installed.is_cpu:
         # There it only ever misses, and compiles again what it has just failed to load.
         ours["VLLM_USE_AOT_COMPILE"] = "0"
+        ours["VLLAMA_FORK_ENGINE_CORE"] = "1"
+    if not (installed.folder / "__pycache__").exists():
+        # Packages that were installed without bytecode, as uv does, are compiled at each import
+        # of each process, for more than half of its time; here it is kept for the next start.
+        ours["PYTHONPYCACHEPREFIX"] = str(_cache(base) / "bytecode")
     merged = {**base, **ours, **profile.environment}
+    if "PYTHONDONTWRITEBYTECODE" not in profile.environment:
+        merged.pop("PYTHONDONTWRITEBYTECODE", None)
     # An empty one crashes the worker; a profile says kv_cache_memory_bytes instead.
     if not merged.get("VLLM_CPU_KVCACHE_SPACE") or "kv_cache_memory_bytes" in profile.options:
         merged.pop("VLLM_CPU_KVCACHE_SPACE", None)
     return merged
+
+
+def _cache(base: Mapping[str, str]) -> Path:
+    """Where vLLM keeps its compiled code."""
+    root = base.get("XDG_CACHE_HOME") or str(Path(base.get("HOME", "~")).expanduser() / ".cache")
+    return Path(base.get("VLLM_CACHE_ROOT") or Path(root) / "vllm")
 
 
 def _words(name: str, value: Scalar, installed: Installed) -> list[str]:
