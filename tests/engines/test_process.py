@@ -137,9 +137,9 @@ async def test_silence_while_starting_is_a_timeout_and_leaves_nothing(tmp_path: 
     async def never() -> bool:
         return False
 
-    with pytest.raises(EngineFailed, match="said nothing") as failed:
-        async with launched(tmp_path / "pids", "stubborn") as child:
-            await up(child)
+    async with launched(tmp_path / "pids", "stubborn") as child:
+        await up(child)
+        with pytest.raises(EngineFailed, match="said nothing") as failed:
             await process.wait_ready(child, never, stall_s=0.2, what="the family")
     assert failed.value.kind == "timeout"
     assert left_after(members(tmp_path / "pids")) == []

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from vllama.engines import process
 from vllama.engines.engine import Fact
 from vllama.errors import EngineFailed
 
@@ -70,6 +71,8 @@ _CAUSES: tuple[tuple[str, str, str, str], ...] = (
     ),
 )
 
+_ERROR = re.compile(r"^\S+ E |\berror\b", re.IGNORECASE)
+
 
 def explain(log: Sequence[str]) -> EngineFailed:
     """From the last words to a cause and a remedy."""
@@ -112,6 +115,4 @@ def facts(log: Sequence[str]) -> dict[str, Fact]:
 
 
 def _last_word(log: Sequence[str]) -> str:
-    errors = [line for line in log if re.search(r"^\S+ E |\berror\b", line, re.IGNORECASE)]
-    spoken = [line for line in (errors or log) if line.strip()]
-    return spoken[-1].strip()[:300] if spoken else "it said nothing"
+    return process.last_words([line for line in log if re.search(_ERROR, line)] or log)

@@ -23,6 +23,7 @@ TAIL = 400
 POLL_S = 0.05
 STOP_S = 10.0
 LAST_WORDS_S = 0.5
+ENDED = "[the process ended:"
 Explain = Callable[[Sequence[str]], EngineFailed]
 
 
@@ -68,7 +69,7 @@ class Child:
     def cause(self) -> EngineFailed:
         """What its last words say, and how it ended if it has."""
         status = self._process.returncode
-        ending = () if status is None else (f"[the process ended: {_ending(status)}]",)
+        ending = () if status is None else (f"{ENDED} {_ending(status)}]",)
         return self._explain((*self.tail, *ending))
 
     async def unless_dead(self, task: Coroutine[None, None, None]) -> None:
@@ -147,6 +148,15 @@ async def launch(
     finally:
         # Also when cancelled: a second cancellation must not leave the engine behind.
         await _finish(child.stop())
+
+
+def last_words(log: Sequence[str]) -> str:
+    """The last line that it said itself, for a failure that nothing better explains."""
+    said = [line.strip() for line in log if line.strip() and not line.startswith(ENDED)]
+    ending = log[-1] if log and log[-1].startswith(ENDED) else ""
+    return " ".join(
+        part for part in (said[-1][:300] if said else "it said nothing", ending) if part
+    )
 
 
 async def _finish(work: Coroutine[None, None, None]) -> None:

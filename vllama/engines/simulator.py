@@ -106,7 +106,7 @@ def explain(log: Sequence[str]) -> EngineFailed:
     if "Address already in use" in text or "address already in use" in text:
         return EngineFailed("the port is taken", kind="port", log=log)
     phase = "run" if "Starting the simulated server" in text else "load"
-    last = next((line for line in reversed(log) if line.strip()), "")
+    last = process.last_words(log)
     return EngineFailed(f"the simulator ended: {last}", kind="crash", phase=phase, log=log)
 
 
