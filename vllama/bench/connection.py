@@ -57,12 +57,17 @@ class Connection:
     async def vocabulary(self) -> Vocabulary:
         """Words that are one token each in the server's tokenizer."""
         if self._vocabulary is None:
+            self._vocabulary = await self._explored()
+        return self._vocabulary
+
+    async def _explored(self) -> Vocabulary:
+        if self.endpoint.api == "openai":
             try:
                 words = await explore(self._tokenized_length)
-                self._vocabulary = replace(words, ids=await self._ids(words.words))
+                return replace(words, ids=await self._ids(words.words))
             except EngineFailed:
-                self._vocabulary = await explore(self._counted_length)
-        return self._vocabulary
+                pass  # it can still be asked to count, by its usage
+        return await explore(self._counted_length)
 
     async def post(self, path: str, body: Body) -> tuple[int, bytes]:
         """One side call: its status (0 when there was no answer) and body."""
