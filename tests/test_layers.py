@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "vllama"
 NOUNS = {
-    "attention", "errors", "durations", "disk", "settings", "machine", "gguf", "model", "weights", "profile",
-    "shelf", "uplink", "store", "toy",
+    "attention", "errors", "durations", "disk", "settings", "machine", "gguf", "model", "weights",
+    "profile", "shelf", "uplink", "store", "toy",
 }  # fmt: skip
 MAY_IMPORT = {
     "nouns": NOUNS,
