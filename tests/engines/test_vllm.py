@@ -1,0 +1,75 @@
+"""vLLM, the real one: few starts, as each costs half a minute of a processor."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import installed
+from tests.engines.contract import EngineContract, Subject, answer, assert_gone, members
+from vllama.engines.engine import Endpoint
+from vllama.engines.vllm import Vllm
+from vllama.machine import Machine
+from vllama.profile import Scalar
+from vllama.settings import Settings
+from vllama.store import names
+
+QUICK: dict[str, Scalar] = {
+    "max_model_len": 1024,
+    "max_num_seqs": 4,
+    "kv_cache_memory_bytes": "64M",
+    "enforce_eager": True,
+}
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Vllm:
+    real = installed("vllm", settings)
+    assert isinstance(real, Vllm)
+    return real
+
+
+@pytest.mark.vllm
+class TestVllm(EngineContract):
+    @pytest.fixture
+    def subject(self, engine: Vllm, toy: Path, machine: Machine) -> Subject:
+        profile = engine.default(names.resolve(str(toy), engine.settings), machine)
+        return Subject(engine, profile.with_options(**QUICK), engine.settings)
+
+
+@pytest.mark.vllm
+async def test_an_embedding_model_starts_a_pooling_server(
+    engine: Vllm, toy_embedder: Path, machine: Machine
+) -> None:
+    model = names.resolve(str(toy_embedder), engine.settings)
+    profile = engine.default(model, machine).with_options(**QUICK)
+    async with engine.start(profile) as endpoint:
+        body = {"model": endpoint.model, "input": ["one", "another one"]}
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            response = await client.post(f"{endpoint.base_url}/v1/embeddings", json=body)
+        vectors = [each["embedding"] for each in response.json()["data"]]
+        family = members(endpoint.life.pids)
+    assert [len(v) for v in vectors] == [model.shape.hidden_size] * 2
+    await assert_gone(family, endpoint.base_url)
+
+
+@pytest.mark.vllm
+async def test_the_shared_server_answers_with_counts_and_times(vllm_endpoint: Endpoint) -> None:
+    assert await answer(vllm_endpoint)
+    body = {"model": vllm_endpoint.model, "prompt": "Once upon a time", "max_tokens": 4}
+    async with httpx.AsyncClient(base_url=vllm_endpoint.base_url, trust_env=False) as client:
+        document = (await client.post("/v1/completions", json=body)).json()
+        reset = await client.post("/reset_prefix_cache")
+    assert document["usage"]["prompt_tokens"] > 0
+    assert document["metrics"]["generation_time_ms"] >= 0
+    assert reset.status_code == 200
+
+
+@pytest.mark.vllm
+def test_the_start_taught_its_facts(vllm_endpoint: Endpoint) -> None:
+    facts = vllm_endpoint.facts
+    assert facts["max_model_len"] == 2048
+    # 256 MiB of keys and values in 16 bit: 2 * layers * heads * size * 2 bytes a token.
+    assert int(facts["kv_cache_tokens"]) > 100_000
+    assert float(facts["init_s"]) > 0
+    assert "--kv-cache-memory-bytes" in vllm_endpoint.command
