@@ -44,15 +44,15 @@ def tiny(toy: Path, settings: Settings) -> str:
     return "tiny"
 
 
-async def upload(path: Path, settings: Settings) -> str:
+def upload(path: Path, settings: Settings) -> str:
     digest = Blobs(settings).add_file(path)
     assert Blobs(settings).has(digest)
     return digest
 
 
-async def uploaded(folder: Path, settings: Settings) -> dict[str, str]:
+def uploaded(folder: Path, settings: Settings) -> dict[str, str]:
     paths = [p for p in sorted(folder.glob("*")) if p.is_file() and p.suffix != ".gguf"]
-    return {p.name: await upload(p, settings) for p in paths}
+    return {p.name: upload(p, settings) for p in paths}
 
 
 async def test_a_model_is_derived_with_ollamas_statuses(tiny: str, settings: Settings) -> None:
@@ -102,7 +102,7 @@ async def test_a_base_in_the_hubs_cache_stays_there(toy: Path, settings: Setting
 
 
 async def test_a_gguf_file_becomes_a_model(toy: Path, settings: Settings) -> None:
-    digest = await upload(toy / "toy-q8_0.gguf", settings)
+    digest = upload(toy / "toy-q8_0.gguf", settings)
     told = await statuses({"model": "m", "files": {"toy.gguf": digest}}, settings)
     assert told[0] == "parsing GGUF"
     card = catalogue.card("m", settings)
@@ -110,7 +110,7 @@ async def test_a_gguf_file_becomes_a_model(toy: Path, settings: Settings) -> Non
 
 
 async def test_a_safetensors_folder_becomes_a_model(toy: Path, settings: Settings) -> None:
-    files = await uploaded(toy, settings)
+    files = uploaded(toy, settings)
     told = await statuses({"model": "m", "files": files}, settings)
     assert told[0] == "converting model"
     model = store.resolve("m", settings)
@@ -123,12 +123,12 @@ async def test_an_adapter_is_kept_with_its_base(
     tiny: str, toy: Path, settings: Settings, tmp_path: Path
 ) -> None:
     folder = toy_adapter.make(tmp_path / "lora", toy)
-    files = await uploaded(folder, settings)
+    files = uploaded(folder, settings)
     await statuses({"model": "tuned", "from": "tiny", "adapters": files}, settings)
     found = catalogue.card("tuned", settings).adapter
     assert found is not None
     assert json.loads((found / "adapter_config.json").read_text())["r"] == 8
-    gguf_file = await upload(folder / "adapter.gguf", settings)
+    gguf_file = upload(folder / "adapter.gguf", settings)
     await statuses({"model": "g", "from": "tiny", "adapters": {"a.gguf": gguf_file}}, settings)
     assert catalogue.card("g", settings).adapter == Blobs(settings).root.blob(gguf_file)
 
@@ -218,7 +218,7 @@ async def test_a_missing_blob_or_a_file_that_is_no_gguf_is_named(settings: Setti
 
 
 async def test_quantising_what_is_small_already_is_refused(toy: Path, settings: Settings) -> None:
-    digest = await upload(toy / "toy-q8_0.gguf", settings)
+    digest = upload(toy / "toy-q8_0.gguf", settings)
     with pytest.raises(Refused, match="only supported for F16, BF16 and F32") as caught:
         await statuses({"model": "x", "files": {"m.gguf": digest}, "quantize": "F16"}, settings)
     assert caught.value.status == 500
@@ -364,7 +364,7 @@ async def test_a_split_gguf_is_kept_together(toy: Path, settings: Settings, tmp_
     second.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     first = tmp_path / "s-00001-of-00002.gguf"
     first.write_bytes(raw)
-    files = {p.name: await upload(p, settings) for p in (first, second)}
+    files = {p.name: upload(p, settings) for p in (first, second)}
     await statuses({"model": "s", "files": files}, settings)
     model = store.resolve("s", settings)
     assert model.gguf is not None

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
@@ -19,6 +20,8 @@ from vllama.store.manifest import SOURCE, Layer, Manifest, media_type
 from vllama.store.reference import InvalidName, Name
 
 Status: TypeAlias = dict[str, Any]
+# A base that is not here is fetched over TLS; a test's registry has none.
+INSECURE = False
 _CONFIG = ("model_format", "model_family", "model_families", "model_type", "file_type",
            "renderer", "parser", "requires")  # fmt: skip
 
@@ -43,7 +46,7 @@ class _Draft:
         self.layers.append(layer)
 
 
-async def create(request: Mapping[str, Any], settings: Settings) -> AsyncIterator[Status]:
+async def create(request: Mapping[str, Any], settings: Settings) -> AsyncGenerator[Status, None]:
     """Make the model that `request` (the body of `/api/create`) describes, telling how it goes.
 
     Raises:
@@ -54,8 +57,9 @@ async def create(request: Mapping[str, Any], settings: Settings) -> AsyncIterato
     files, adapters = _files(request, "files"), _files(request, "adapters")
     draft = _Draft()
     if request.get("from"):
-        async for status in _base(str(request["from"]), draft, settings):
-            yield status
+        async with aclosing(_base(str(request["from"]), draft, settings)) as statuses:
+            async for status in statuses:
+                yield status
     elif "files" in request and request["files"] is not None:
         async for status in uploads.model(files, settings, draft.layers, draft.config):
             yield status
@@ -63,8 +67,10 @@ async def create(request: Mapping[str, Any], settings: Settings) -> AsyncIterato
         raise Refused("neither 'from' or 'files' was specified")
     quantize = request.get("quantize") or request.get("quantization")
     if quantize:
-        async for status in uploads.quantized(draft.layers, draft.config, str(quantize), settings):
-            yield status
+        work = uploads.quantized(draft.layers, draft.config, str(quantize), settings)
+        async with aclosing(work) as statuses:
+            async for status in statuses:
+                yield status
     if adapters:
         async for status in uploads.adapter(adapters, draft.layers, settings):
             yield status
@@ -102,15 +108,16 @@ def _files(request: Mapping[str, Any], key: str) -> dict[str, str]:
     return found
 
 
-async def _base(reference: str, draft: _Draft, settings: Settings) -> AsyncIterator[Status]:
+async def _base(reference: str, draft: _Draft, settings: Settings) -> AsyncGenerator[Status, None]:
     """Take over the base's layers; a base that has no manifest stays where it is."""
     entry = names.stored(reference, settings)
     if entry is None and not _is_here(reference, settings):
         from vllama.store import transfers
 
-        async for status in transfers.pull(reference, settings):
-            if status["status"] != "success":
-                yield status
+        async with aclosing(transfers.pull(reference, settings, insecure=INSECURE)) as statuses:
+            async for status in statuses:
+                if status["status"] != "success":
+                    yield status
         entry = names.stored(reference, settings)
     if entry is None:
         layer = changes.source_layer(reference, settings)

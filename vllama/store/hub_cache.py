@@ -72,6 +72,11 @@ def has_quant(file: str, quant: str) -> bool:
     )
 
 
+def is_quant(tag: str) -> bool:
+    """Whether a tag reads like a GGUF quantisation, such as `Q4_K_M`."""
+    return re.fullmatch(r"(?i)(i?q\d\w*|[bf]*f?(16|32)|mxfp4\w*|tq\d_\d)", tag) is not None
+
+
 def shards(file: str, files: Sequence[str]) -> list[str]:
     """All parts of a GGUF file that is split, or the file alone."""
     stem = file.rpartition(".")[0]

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import re
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +23,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.I)
 
 async def model(
     files: Mapping[str, str], settings: Settings, layers: list[Layer], config: dict[str, Any]
-) -> AsyncIterator[Status]:
+) -> AsyncGenerator[Status, None]:
     """Add the layers of the model that these files make up."""
     ggufs = [path for path in files if path.lower().endswith(".gguf")]
     if ggufs and all(_SHARD.search(path) for path in ggufs):
@@ -46,7 +46,7 @@ async def model(
 
 async def adapter(
     files: Mapping[str, str], layers: list[Layer], settings: Settings
-) -> AsyncIterator[Status]:
+) -> AsyncGenerator[Status, None]:
     """Add a LoRA adapter: one GGUF file, or the files of a folder in peft's layout."""
     ggufs = [path for path in files if path.lower().endswith(".gguf")]
     if len(ggufs) > 1:
@@ -67,7 +67,7 @@ async def adapter(
 
 async def quantized(
     layers: list[Layer], config: dict[str, Any], wanted: str, settings: Settings
-) -> AsyncIterator[Status]:
+) -> AsyncGenerator[Status, None]:
     """Replace the weights by smaller ones."""
     at = next((i for i, layer in enumerate(layers) if layer.kind == "model"), None)
     if at is None:

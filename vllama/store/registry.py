@@ -1,0 +1,167 @@
+"""Speaking with an Ollama registry: its manifests, its blobs, its tokens and its errors."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urljoin
+
+import httpx
+
+from vllama import __version__
+from vllama.store.errors import TransferFailed
+from vllama.store.manifest import MANIFEST_TYPE
+from vllama.store.reference import Name
+
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How hard a transfer tries. A part is `part_bytes`, larger when there would be too many.
+
+    A connection that brings nothing for `stall_s` is given up and the part goes on anew;
+    only `tries` in a row that bring nothing at all end the transfer.
+    """
+
+    part_bytes: int = 100 << 20
+    parts: int = 16
+    streams: int = 8
+    stall_s: float = 30.0
+    tries: int = 6
+    wait_s: float = 1.0
+    longest_wait_s: float = 30.0
+
+
+class Registry:
+    """One model's place at its registry."""
+
+    def __init__(self, name: Name, client: httpx.AsyncClient, limits: Limits) -> None:
+        self.name, self.limits, self._client = name, limits, client
+        self.base = f"{name.scheme}://{name.host}/v2/{name.namespace}/{name.model}"
+        self._token = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, name: Name, limits: Limits) -> AsyncIterator[Self]:
+        """Connections for one transfer."""
+        timeout = httpx.Timeout(limits.stall_s)
+        headers = {"User-Agent": f"vllama/{__version__}"}
+        async with httpx.AsyncClient(
+            timeout=timeout, follow_redirects=True, headers=headers
+        ) as client:
+            yield cls(name, client, limits)
+
+    async def manifest(self) -> bytes:
+        """The manifest's own bytes.
+
+        Raises:
+            TransferFailed: in Ollama's words.
+        """
+        try:
+            reply = await self.request(
+                "GET", f"/manifests/{self.name.tag}", headers={"Accept": MANIFEST_TYPE}
+            )
+        except TransferFailed as error:
+            raise TransferFailed(f"pull model manifest: {error.message}", error.status) from error
+        return reply.content
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        passes: frozenset[int] = frozenset(),
+    ) -> httpx.Response:
+        """A whole answer; with a token if one is wanted, again if the registry is busy.
+
+        `passes` are codes that are answers, not errors.
+        """
+        url = path if "://" in path else self.base + path
+        for attempt in range(1, self.limits.tries + 1):
+            try:
+                reply = await self._client.request(
+                    method, url, headers=self._with_token(headers), content=content
+                )
+            except httpx.HTTPError as error:
+                if attempt == self.limits.tries or isinstance(error, httpx.ConnectError):
+                    raise unreachable(method, url, error) from error
+                await self.wait(attempt, None)
+                continue
+            if reply.status_code == 401 and attempt == 1 and await self.log_in(reply):
+                continue
+            if reply.status_code in _AGAIN and attempt < self.limits.tries:
+                await self.wait(attempt, reply)
+                continue
+            if reply.is_success or reply.status_code in passes:
+                return reply
+            raise refused(reply.status_code, reply.text)
+        raise TransferFailed(f"{url}: too many tries")
+
+    @asynccontextmanager
+    async def bytes_from(self, digest: str, start: int, end: int) -> AsyncIterator[httpx.Response]:
+        """A blob's bytes from `start` to before `end`, still to be read."""
+        headers = self._with_token(
+            {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        )
+        url = f"{self.base}/blobs/{digest}"
+        async with self._client.stream("GET", url, headers=headers) as reply:
+            yield reply
+
+    async def wait(self, attempt: int, reply: httpx.Response | None) -> None:
+        """Longer each time, or as long as the registry says."""
+        asked = reply.headers.get("retry-after", "") if reply is not None else ""
+        seconds = float(asked) if asked.isdigit() else self.limits.wait_s * 2 ** (attempt - 1)
+        await asyncio.sleep(min(seconds, self.limits.longest_wait_s))
+
+    async def log_in(self, reply: httpx.Response) -> bool:
+        """Fetch the token that a 401 says is needed; whether there is a new one."""
+        challenge = reply.headers.get("www-authenticate", "")
+        if not challenge.lower().startswith("bearer "):
+            return False
+        parts = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        realm = parts.pop("realm", "")
+        if not realm:
+            return False
+        try:
+            answer = await self._client.get(urljoin(self.base, realm), params=parts)
+            document: Any = answer.json() if answer.is_success else {}
+        except (httpx.HTTPError, ValueError):
+            return False
+        token = document.get("token") or document.get("access_token") or ""
+        is_new = bool(token) and token != self._token
+        self._token = str(token)
+        return is_new
+
+    def _with_token(self, headers: Mapping[str, str] | None) -> dict[str, str]:
+        found = dict(headers or {})
+        return found | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
+
+
+def refused(code: int, body: str) -> TransferFailed:
+    """What a registry's error becomes."""
+    if code == 404:
+        return TransferFailed("file does not exist", 404)
+    if code in (401, 403):
+        return TransferFailed(f"{code}: {body}", code)
+    return TransferFailed(f"{code}: {body}")
+
+
+def unreachable(method: str, url: str, error: httpx.HTTPError) -> TransferFailed:
+    """A failed connection, in the words of Go."""
+    parts = httpx.URL(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    address = f"{parts.host}:{port}"
+    text = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError):
+        if "refused" in text or "111" in text or "attempts failed" in text:
+            text = f"dial tcp {address}: connect: connection refused"
+        elif "Name or service" in text or "getaddrinfo" in text or "name resolution" in text:
+            text = f"dial tcp: lookup {parts.host}: no such host"
+        else:
+            text = f"dial tcp {address}: {text}"
+    return TransferFailed(f'{method.title()} "{url}": {text}')
