@@ -5,6 +5,8 @@ be retried, slows the engine for a slow reader, and aborts when the client hangs
 """
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vllama.errors import EngineFailed, VllamaError
+from vllama.server.downlink import Downlink, downlink
 from vllama.server.exchange import Call, Exchange, Reply
 from vllama.server.member import Unavailable
 from vllama.server.pool import Pool
@@ -82,23 +85,36 @@ class Relayed(Response):
         self._pool = pool
         self._exchange = exchange
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it; a client that leaves takes everything along at once."""
-        try:
-            await _while_there(receive, self._serve(send))
-        except ClientLeft:
+        down = downlink(scope)
+        if down is None:
+            with contextlib.suppress(ClientLeft):
+                await _while_there(receive, self._serve(send, None))
             return
-
-    async def _serve(self, send: Send) -> None:
+        task = asyncio.current_task()
+        if task is None or down.is_lost:
+            return
+        down.watch(functools.partial(_hang_up, task))
         try:
-            reply = await self._attempt(send)
+            await self._serve(send, down)
+        except asyncio.CancelledError:
+            if not down.is_lost:
+                raise
+            task.uncancel()
+        finally:
+            down.unwatch()
+
+    async def _serve(self, send: Send, down: Downlink | None) -> None:
+        try:
+            reply = await self._attempt(send, down)
         except _Broken as broken:
             if broken.begun:
                 await _finish(send, self._exchange.broken(broken.error))
                 return
             # Nothing has left yet: a new engine may answer as if nothing had been.
             try:
-                reply = await self._attempt(send)
+                reply = await self._attempt(send, down)
             except _Broken as again:
                 if again.begun:
                     await _finish(send, self._exchange.broken(again.error))
@@ -107,7 +123,7 @@ class Relayed(Response):
         if reply is not None:
             await _send_whole(send, reply)
 
-    async def _attempt(self, send: Send) -> Reply | None:
+    async def _attempt(self, send: Send, down: Downlink | None) -> Reply | None:
         """Ask the engine once; a reply that is still to be sent, or None when all has been."""
         exchange = self._exchange
         try:
@@ -115,7 +131,7 @@ class Relayed(Response):
                 await exchange.prepare(lease)
                 call = exchange.call(lease)
                 if exchange.streams:
-                    return await self._stream(lease, call, send)
+                    return await self._stream(lease, call, send, down)
                 reply = await _fetched(lease, call)
                 return exchange.whole(reply) if reply.status == 200 else exchange.refused(reply)
         except Unavailable as busy:
@@ -125,12 +141,14 @@ class Relayed(Response):
         except VllamaError as error:
             return exchange.failed(error)
 
-    async def _stream(self, lease: Lease, call: Call, send: Send) -> Reply | None:
+    async def _stream(
+        self, lease: Lease, call: Call, send: Send, down: Downlink | None
+    ) -> Reply | None:
         while True:
             stream = _Stream(self._exchange)
             link = await _begun(lease, call, stream)
             try:
-                await self._pass(stream, link, send)
+                await self._pass(stream, link, send, down)
             finally:
                 if not stream.ended:
                     link.abort()
@@ -148,7 +166,10 @@ class Relayed(Response):
         await _finish(send, last)
         return None
 
-    async def _pass(self, stream: "_Stream", link: Uplink, send: Send) -> None:
+    async def _pass(
+        self, stream: "_Stream", link: Uplink, send: Send, down: Downlink | None
+    ) -> None:
+        """Hand the client what is ready whenever there is some, until the engine has ended."""
         stream.link = link
         while True:
             await stream.news.wait()
@@ -162,7 +183,10 @@ class Relayed(Response):
             if stream.ended and not stream.size:
                 return
             if not stream.ended:
-                link.resume()
+                if down is not None and stream.begun and not stream.size:
+                    stream.flow_into(down)
+                elif not stream.size:
+                    link.resume()
 
     def _head(self) -> dict[str, object]:
         kind = (b"content-type", self._exchange.media_type.encode())
@@ -212,6 +236,7 @@ class _Stream:
         self._headers: Headers = []
         self._raw: list[bytes] = []
         self._ready: list[bytes] = []
+        self._down: Downlink | None = None
 
     def take(self) -> bytes:
         """All that is ready for the client."""
@@ -219,6 +244,15 @@ class _Stream:
         self._ready.clear()
         self.size = 0
         return data
+
+    def flow_into(self, down: Downlink) -> None:
+        """From now on write straight to the client: nobody is woken for a piece any more."""
+        self._down = down
+        down.on_writable = self._resume
+        if down.is_full:
+            self._pause()
+        else:
+            self._resume()
 
     def reply(self) -> Reply:
         """An answer that was no stream but a refusal."""
@@ -240,18 +274,34 @@ class _Stream:
         except Exception as error:  # a sink must not raise into the connection
             self._fail(error)
             return
-        if out:
-            self._ready.append(out)
-            self.size += len(out)
-            if self.size > BUFFER_BYTES and self.link is not None:
-                self.link.pause()
-            self.news.set()
+        if not out:
+            return
+        down = self._down
+        if down is not None:
+            down.write_chunk(out)
+            if down.is_full:
+                self._pause()
+            return
+        self._ready.append(out)
+        self.size += len(out)
+        if self.size > BUFFER_BYTES:
+            self._pause()
+        self.news.set()
 
     def on_end(self, error: Exception | None) -> None:
         if not self.ended:
             self.ended = True
             self.error = error
             self.news.set()
+
+    def _pause(self) -> None:
+        if self.link is not None and not self.ended:
+            self.link.pause()
+
+    def _resume(self) -> None:
+        # A link that has ended may serve somebody else already.
+        if self.link is not None and not self.ended:
+            self.link.resume()
 
     def _fail(self, error: Exception) -> None:
         if self.link is not None:
@@ -274,6 +324,10 @@ async def _while_there(receive: Receive, work: Awaitable[T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+def _hang_up(task: "asyncio.Task[object]") -> None:
+    task.cancel()
 
 
 async def _left(receive: Receive) -> None:

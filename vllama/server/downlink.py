@@ -1,0 +1,70 @@
+"""The client's connection: uvicorn's HTTP protocol, which also lends the relay its transport.
+
+A relayed stream is written straight to the transport: what ASGI costs for each piece, an
+await and a message, is paid once for the head and once for the end.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+EXTENSION = "vllama.downlink"
+
+
+class Downlink(HttpToolsProtocol):
+    """One client's connection. It tells the relay at once when the client leaves."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._on_lost: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
+
+    def on_message_begin(self) -> None:
+        """A request begins: its scope carries this connection."""
+        super().on_message_begin()
+        cast(Scope, self.scope)["extensions"] = {EXTENSION: self}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads slower than we write."""
+        return bool(self.flow.write_paused)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client has gone."""
+        return self.transport is None or self.transport.is_closing()
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """Call back when the client leaves, until `unwatch`."""
+        self._on_lost = on_lost
+
+    def unwatch(self) -> None:
+        """Call back no more."""
+        self._on_lost = self.on_writable = None
+
+    def write_chunk(self, data: bytes) -> None:
+        """One piece of a chunked body; the head must have left."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        super().connection_lost(exc)
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+
+def downlink(scope: Scope) -> Downlink | None:
+    """The connection of a request, when it may be written to directly: chunked, HTTP/1.1."""
+    found = scope.get("extensions", {}).get(EXTENSION)
+    if found is None or scope.get("http_version") != "1.1" or scope.get("method") == "HEAD":
+        return None
+    return cast(Downlink, found)
