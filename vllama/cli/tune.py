@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import shlex
+import signal
 import sys
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -143,7 +144,7 @@ def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
         interrupted = False
         try:
             asyncio.run(_follow(tuning, plan, args, say))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             interrupted = True
         outcome = _keep(tuning, plan, args)
     say.result(outcome, interrupted)
@@ -163,6 +164,10 @@ async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: An
     from vllama.tuner.trial import Trial
 
     ledger = Ledger(plan.settings.home / "ledger.jsonl")
+    # A polite request to end is a Ctrl-C by another name: engines are stopped, the best kept.
+    me = asyncio.current_task()
+    assert me is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
     async with aclosing(tuning.run()) as events:
         async for event in events:
             if isinstance(event, Trial):

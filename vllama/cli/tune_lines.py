@@ -1,6 +1,7 @@
 """What `vllama tune` tells people while it works."""
 
 import math
+import os
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -41,6 +42,9 @@ class Lines:
             f"{shape.parameters / 1e6:.0f}M parameters, {shape.quantization}, "
             f"context {shape.context_length}"
         )
+        busy = os.getloadavg()[0]
+        if busy > machine.cpu.cores / 2:
+            self.say(f"           others keep about {busy:.1f} cores busy: figures will be noisy")
         version = subject.default.engine_version
         self.say(f"engine     {choice.engine.name} {version}: {choice.reason}")
         loads = ", ".join(w.name for w in subject.workloads)

@@ -18,16 +18,21 @@ class Effort:
     block_s: float
 
 
-def of(engine: str, machine: Machine, loads: int, trials: int, budget_s: float | None) -> Effort:
+def of(
+    engine: str, machine: Machine, loads: Sequence[Workload], trials: int, budget_s: float | None
+) -> Effort:
     """Short where starts are cheap; longer where the budget has room for it.
 
     A start of a few tenths of a second asks for short blocks and many starts; one of a
     minute for as much measuring as it has cost.
     """
+    asked = [load.duration_s for load in loads if load.duration_s]
+    if asked:
+        return Effort(_rungs(max(asked)), max(asked))
     base_s = 4.0 if engine == "llamacpp" else 20.0 if machine.gpus else 8.0
     if budget_s is not None:
         start_s = 1.0 if engine == "llamacpp" else 60.0
-        affordable = (SEARCH_SHARE * budget_s / max(trials, 1) - start_s) / max(loads, 1)
+        affordable = (SEARCH_SHARE * budget_s / max(trials, 1) - start_s) / max(len(loads), 1)
         base_s = min(_LONGEST_S, max(base_s / 2, min(affordable, 3 * base_s)))
     return Effort(_rungs(base_s), base_s)
 

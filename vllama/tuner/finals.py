@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from vllama.bench.compare import paired
 from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
@@ -19,6 +20,7 @@ from vllama.tuner.trial import Trial, key
 
 Options = dict[str, Scalar]
 _SEED = 7_000
+FAR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +74,47 @@ async def run(
     bench: Bench, subject: Subject, finalists: Sequence[Options], plan: Plan
 ) -> AsyncIterator[Block]:
     """Measure the default and the finalists; the order turns round with every round."""
-    everyone = [{}, *finalists]
+    everyone: list[Options] = [{}, *finalists]
+    done: list[Block] = []
     for number in range(plan.rounds):
         order = everyone if number % 2 == 0 else everyone[::-1]
-        if plan.side_by_side:
-            async for block in _together(bench, subject, order, plan, number):
+        for group in [order] if plan.side_by_side else [[options] for options in order]:
+            async for block in _together(bench, subject, group, plan, number):
+                done.append(block)
                 yield block
-            continue
-        for options in order:
-            async for block in _together(bench, subject, [options], plan, number):
-                yield block
+        everyone = [{}, *_still_in(subject, done, everyone[1:])]
+        if _settled(subject, done, everyone[1:]):
+            return
+
+
+def _still_in(
+    subject: Subject, done: Sequence[Block], finalists: Sequence[Options]
+) -> list[Options]:
+    """Without those that another finalist is far ahead of: they only cost starts."""
+    if len(finalists) < 2:
+        return list(finalists)
+    means = [_mean(by_round(subject, done, options)) for options in finalists]
+    return [f for f, mean in zip(finalists, means, strict=True) if mean >= max(means) - FAR]
+
+
+def _settled(subject: Subject, done: Sequence[Block], finalists: Sequence[Options]) -> bool:
+    """One finalist is left, and its interval lies so far off that no round can turn it.
+
+    Looking early would raise false alarms if it stopped at "just significant": it does not.
+    """
+    if len(finalists) != 1:
+        return False
+    default, other = (by_round(subject, done, o) for o in ({}, finalists[0]))
+    both = sorted(default.keys() & other.keys())
+    if len(both) < 2:
+        return False
+    pairs = [(math.exp(default[n]), math.exp(other[n])) for n in both]
+    found = paired([d for d, _ in pairs], [o for _, o in pairs], lower_is_better=False).ci95
+    return found is not None and (found[0] > math.exp(FAR) or found[1] < 1)
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return sum(values.values()) / len(values) if values else -math.inf
 
 
 async def _together(

@@ -45,7 +45,7 @@ class Tuning:
         self._clock = clock
         self._began = clock()
         self._effort = effort.of(
-            subject.default.engine, machine, len(subject.workloads), budget.trials, budget.seconds
+            subject.default.engine, machine, subject.workloads, budget.trials, budget.seconds
         )
         self.subject = subject
         self.blocks: list[Block] = []
