@@ -49,8 +49,10 @@ def write(
     writer.add_head_count_kv(size.kv_heads)
     writer.add_layer_norm_rms_eps(NORM_EPSILON)
     writer.add_rope_freq_base(ROPE_THETA)
-    writer.add_vocab_size(VOCABULARY)
     writer.add_file_type(file_type)
+    writer.add_type("model")
+    writer.add_size_label(f"{sum(t.size for t in weights.values()) / 1e6:.1f}M")
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if pooling:
         writer.add_pooling_type(gguf.PoolingType.MEAN)
     _add_tokenizer(writer, json.loads(tokenizer.read_text()))
@@ -82,7 +84,6 @@ def _add_tokenizer(writer: Any, document: dict[str, Any]) -> None:
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(END)
     writer.add_pad_token_id(PAD)
-    writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
