@@ -3,9 +3,10 @@
 The recordings are replayed in their order, because some depend on earlier ones.
 """
 
+import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from tests.server.house import serving
 from vllama.machine import Machine
 from vllama.server.catalogue import Catalogue
 from vllama.server.launch import Launcher
+from vllama.server.plan import Plan, Start
 
 pytestmark = pytest.mark.llamacpp
 FOLDER = Path(os.environ.get("VLLAMA_GOLDEN", RECORDINGS))
@@ -29,13 +31,31 @@ TEMPLATE = (
 STOPS = ["<|im_start|>", "<|im_end|>"]
 
 
+class _Recorded:
+    """Launches with the context that the recordings were made with."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def key(self, name: str) -> str:
+        return self._launcher.key(name)
+
+    def plan(self, key: str) -> Plan:
+        plan = self._launcher.plan(key)
+        start = plan.starts[0]
+        profile = start.profile.with_options(
+            n_ctx=8192, n_parallel=2, kv_unified=False, threads=1, threads_batch=1
+        )
+        return replace(plan, starts=(Start(start.engine, profile),))
+
+
 @pytest.fixture(scope="module")
 async def outcomes(
     toy: Path, toy_embedder: Path, machine: Machine, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[dict[str, list[str]]]:
+) -> dict[str, list[str]]:
     """What differs in the answer to each recorded request; empty lists are passes."""
     settings = isolated(tmp_path_factory.mktemp("golden"))
-    choose = Launcher(Catalogue(), settings, machine, wanted="llamacpp")
+    choose = _Recorded(Launcher(Catalogue(), settings, machine, wanted="llamacpp"))
     found: dict[str, list[str]] = {}
     async with serving(choose, settings) as house, house.client() as client:
         for name, folder in (("tiny", toy), ("tiny-embed", toy_embedder)):
@@ -43,7 +63,7 @@ async def outcomes(
         for recording in ALL:
             found[recording.name] = await _differences(recording, client)
     table.RESULTS.update(found)
-    yield found
+    return found
 
 
 async def _differences(recording: Recording, client: httpx.AsyncClient) -> list[str]:
@@ -54,7 +74,7 @@ async def _differences(recording: Recording, client: httpx.AsyncClient) -> list[
 
 
 async def _create(client: httpx.AsyncClient, name: str, file: Path) -> None:
-    data = file.read_bytes()
+    data = await asyncio.to_thread(file.read_bytes)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     (await client.post(f"/api/blobs/{digest}", content=data)).raise_for_status()
     request = {

@@ -66,7 +66,7 @@ class House:
     pool: Pool
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, timeout=300, trust_env=False)
 
     async def post(self, path: str, document: Any) -> httpx.Response:
         async with self.client() as client:

@@ -97,10 +97,8 @@ def llama_body(ask: Ask, prompt: Prompt, room: int) -> dict[str, Any]:
         body["post_sampling_probs"] = False
     if ask.choices > 1:
         body["n_cmpl"] = ask.choices
-    if ask.format == "json":
-        body["json_schema"] = ANY_OBJECT
-    elif isinstance(ask.format, dict):
-        body["json_schema"] = ask.format
+    if ask.format:
+        body["json_schema"] = _terse(ask.format)
     return {**body, **ask.extra}
 
 
@@ -144,6 +142,12 @@ def _image_part(image: str) -> dict[str, Any]:
     head = base64.b64decode(image[:64] + "=" * (-len(image[:64]) % 4))
     kind = next((name for magic, name in _MAGIC if head.startswith(magic)), "image/webp")
     return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{image}"}}
+
+
+def _terse(wanted: Any) -> dict[str, Any]:
+    """A schema that allows no runs of white space where llama.cpp was built with LLGuidance."""
+    schema = ANY_OBJECT if wanted == "json" else wanted
+    return {**schema, "x-guidance": {"whitespace_flexible": False}}
 
 
 def _common(ask: Ask, lease: Lease) -> dict[str, Any]:
@@ -220,6 +224,8 @@ def _constrain(body: dict[str, Any], ask: Ask, lease: Lease) -> None:
         # A weak model may write white space for ever inside JSON.
         rule = {"json_object": True} if ask.format == "json" else {"json": ask.format}
         body["structured_outputs"] = {**rule, "disable_any_whitespace": True}
+    elif is_llamacpp(lease):
+        body["json_schema"] = _terse(ask.format)
     elif ask.format == "json":
         body["response_format"] = {"type": "json_object"}
     else:

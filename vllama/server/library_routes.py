@@ -1,7 +1,7 @@
 """Ollama's routes about the models themselves: list, show, copy, delete, create, transfer."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,7 +16,8 @@ from vllama.server.refusal import Refusal, told
 from vllama.server.schema import body_of
 from vllama.server.service import Service, answered, nothing
 from vllama.server.written import JSON, NDJSON, dump
-from vllama.store import names
+from vllama.store import changes, creation, names, transfers
+from vllama.store.blobs import Blobs
 from vllama.store.layout import InvalidDigest
 from vllama.store.reference import Name
 
@@ -75,19 +76,8 @@ def _keeping(routes: APIRouter, service: Service) -> None:
     @routes.post("/api/copy", openapi_extra=body_of(COPY))
     async def copy(request: Request) -> Response:
         found = fields(await service.body(request), COPY)
-        parts = {}
-        for part in ("source", "destination"):
-            parts[part] = found.get(part, "")
-            try:
-                Name.parse(parts[part])
-            except UsageError:
-                raise Refusal(400, f'{part} "{parts[part]}" is invalid') from None
-        try:
-            await asyncio.to_thread(
-                names.copy, parts["source"], parts["destination"], service.settings
-            )
-        except ModelNotFound:
-            raise Refusal(404, f'model "{parts["source"]}" not found') from None
+        source, destination = found.get("source", ""), found.get("destination", "")
+        await asyncio.to_thread(changes.copy, source, destination, service.settings)
         service.models.forget()
         return nothing()
 
@@ -97,14 +87,7 @@ def _keeping(routes: APIRouter, service: Service) -> None:
         name = found.get("model") or found.get("name") or ""
         if not name:
             raise Refusal(400, "model is required")
-        try:
-            Name.parse(name)
-        except UsageError:
-            raise Refusal(400, f'name "{name}" is invalid') from None
-        try:
-            await asyncio.to_thread(names.delete, name, service.settings)
-        except ModelNotFound:
-            raise Refusal(404, f"model '{name}' not found") from None
+        await asyncio.to_thread(changes.delete, name, service.settings)
         service.models.forget()
         return nothing()
 
@@ -118,7 +101,6 @@ def _making(routes: APIRouter, service: Service) -> None:
             path.startswith("/") or ".." in path.split("/") for path in found.get("files") or ()
         ):
             raise Refusal(400, "file path must be relative")
-        from vllama.store import creation
 
         work = creation.create({**found, "model": name}, service.settings)
         return await _told(service, found, work)
@@ -128,8 +110,6 @@ def _making(routes: APIRouter, service: Service) -> None:
         found = fields(await service.body(request), PULL)
         name = _named(found, "invalid model name")
         insecure = bool(found.get("insecure"))
-        from vllama.store import transfers
-
         return await _told(
             service, found, transfers.pull(name, service.settings, insecure=insecure)
         )
@@ -141,19 +121,13 @@ def _making(routes: APIRouter, service: Service) -> None:
         if not name:
             raise Refusal(400, "model is required")
         insecure = bool(found.get("insecure"))
-        from vllama.store import transfers
-
         return await _told(
             service, found, transfers.push(name, service.settings, insecure=insecure)
         )
 
 
 def _blobs(routes: APIRouter, service: Service) -> None:
-    try:
-        from vllama.store import blobs
-    except ImportError:
-        return
-    kept = blobs.Blobs(service.settings)
+    kept = Blobs(service.settings)
 
     @routes.head("/api/blobs/{digest}")
     async def has(digest: str) -> Response:
@@ -185,11 +159,12 @@ def _named(found: dict[str, Any], otherwise: str) -> str:
 async def _told(
     service: Service, found: dict[str, Any], work: AsyncIterator[dict[str, Any]]
 ) -> Response:
-    """The statuses of a work as they come, or its end."""
-    if found.get("stream", True):
-        return StreamingResponse(_lines(service, work), media_type=NDJSON)
+    """The statuses of a work as they come, or its end. What fails at once gets a status."""
     last: dict[str, Any] = {"status": "success"}
     try:
+        if found.get("stream", True):
+            first = await anext(work, last)
+            return StreamingResponse(_lines(service, first, work), media_type=NDJSON)
         async for status in work:
             last = status
     except VllamaError as error:
@@ -200,11 +175,17 @@ async def _told(
     return answered(last, media_type=JSON)
 
 
-async def _lines(service: Service, work: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _lines(
+    service: Service, first: dict[str, Any], work: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    yield dump(first) + b"\n"
     try:
         async for status in work:
             yield dump(status) + b"\n"
     except VllamaError as error:
         yield dump({"error": told(error)[1]}) + b"\n"
     finally:
+        # A client that hangs up stops the work.
+        if isinstance(work, AsyncGenerator):
+            await work.aclose()
         service.models.forget()

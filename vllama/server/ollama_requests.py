@@ -13,6 +13,7 @@ from vllama.server.refusal import Refusal
 from vllama.store.card import Card
 
 Fields = Mapping[str, Any]
+_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 NO_VISION = (
     '{"error":{"code":400,"message":"Multimodal data provided, but model does not support'
     ' multimodal requests.","type":"invalid_request_error"}}'
@@ -158,8 +159,34 @@ def checked_format(value: Any) -> Any:
     """None, `json`, or a schema."""
     if value is None or value == "":
         return None
-    if value == "json" or isinstance(value, dict):
+    if value == "json":
+        return value
+    if isinstance(value, dict):
+        _check_schema(value)
         return value
     shown = msgspec.json.encode(value).decode()
     quoted = msgspec.json.encode(shown).decode()
     raise Refusal(500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
+
+
+def _check_schema(schema: Any) -> None:
+    """Refuse types that are none, in the words of Ollama's runner."""
+    if isinstance(schema, list):
+        for each in schema:
+            _check_schema(each)
+    if not isinstance(schema, dict):
+        return
+    kind = schema.get("type")
+    if isinstance(kind, str) and kind not in _TYPES:
+        shown = msgspec.json.encode(schema).decode()
+        message = (
+            "Field 'json_schema': \"json_schema\": JSON schema conversion failed:\n"
+            f"Unrecognized schema: {shown}"
+        )
+        error = {"code": 400, "message": message, "type": "invalid_request_error"}
+        raise Refusal(400, msgspec.json.encode({"error": error}).decode())
+    for name in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(name), dict):
+            _check_schema(list(schema[name].values()))
+    for name in ("items", "anyOf", "oneOf", "allOf", "prefixItems", "additionalProperties"):
+        _check_schema(schema.get(name))

@@ -48,18 +48,21 @@ async def plan(ask: Ask, lease: Lease) -> Planned:
     if not prompts.is_rendered_here(ask, lease):
         body = dialects.chat_body(ask, lease, most)
         call = engine_calls.post("/v1/chat/completions", body)
-        return Planned(call, OpenAIReader(), cut=cut)
+        return Planned(call, OpenAIReader(ask.top_logprobs), cut=cut)
     if ask.batch:
         return _batched(ask, lease, most)
     text = prompts.text(ask)
     prompt, whole, cut_here = await _prompt(ask, lease, text, limit, most)
-    room = limit - len(whole) if not ask.shift and limit and whole else 0
+    # An answer that knows no end would go on for ever where the engine shifts its context.
+    room = most - len(prompt) if isinstance(prompt, list) and most else most
+    if not ask.shift and limit and whole:
+        room = limit - len(whole)
     if engine_calls.is_llamacpp(lease):
         body = dialects.llama_body(ask, prompt, room)
-        call, reader = engine_calls.post("/completion", body), LlamaReader()
+        call, reader = engine_calls.post("/completion", body), LlamaReader(ask.top_logprobs)
     else:
         body = dialects.completion_body(ask, lease, prompt, most, room)
-        call, reader = engine_calls.post("/v1/completions", body), OpenAIReader()  # type: ignore[assignment]
+        call, reader = engine_calls.post("/v1/completions", body), OpenAIReader(ask.top_logprobs)  # type: ignore[assignment]
     return Planned(call, reader, _splitter(ask, text), tuple(whole), cut or cut_here)
 
 
@@ -68,7 +71,7 @@ def _batched(ask: Ask, lease: Lease, most: int) -> Planned:
     many = [list(each) if not isinstance(each, str) else _alone(ask, each) for each in ask.batch]
     if engine_calls.is_llamacpp(lease):
         call = engine_calls.post("/completion", dialects.llama_body(ask, many, 0))
-        return Planned(call, LlamaReader(len(many)))
+        return Planned(call, LlamaReader(prompts=len(many)))
     body = dialects.completion_body(ask, lease, many, most, 0)
     return Planned(engine_calls.post("/v1/completions", body), OpenAIReader())
 

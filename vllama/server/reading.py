@@ -96,8 +96,9 @@ class Reader(Protocol):
 class OpenAIReader:
     """OpenAI's chat and text completions."""
 
-    def __init__(self) -> None:
+    def __init__(self, top_logprobs: int = 0) -> None:
         self.tally = Tally()
+        self._top = top_logprobs
         self._decode = msgspec.json.Decoder(_Chunk).decode
         self._calls: dict[tuple[int, int], dict[str, Any]] = {}
 
@@ -155,7 +156,7 @@ class OpenAIReader:
         elif choice.text:
             piece.text = choice.text
         if choice.logprobs:
-            piece.logprobs = logprobs(choice.logprobs)
+            piece.logprobs = logprobs(choice.logprobs, self._top)
         if choice.token_ids and choice.index == 0:
             self.tally.output_ids += choice.token_ids
         if choice.prompt_token_ids:
@@ -196,8 +197,9 @@ class OpenAIReader:
 class LlamaReader:
     """llama.cpp's own `/completion`; `prompts` is how many were sent in one call."""
 
-    def __init__(self, prompts: int = 1) -> None:
+    def __init__(self, top_logprobs: int = 0, prompts: int = 1) -> None:
         self.tally = Tally()
+        self._top = top_logprobs
         self._prompts = prompts
         self._evaluated: list[int] = []
         self._decode = msgspec.json.Decoder(_Native).decode
@@ -209,7 +211,7 @@ class LlamaReader:
             raise EngineFailed(engine_message(data) or "the engine failed", kind="crash")
         piece = Piece(chunk.content, choice=chunk.index)
         if chunk.completion_probabilities and not (chunk.stop and self.tally.output_ids):
-            piece.logprobs = [_probability(each) for each in chunk.completion_probabilities]
+            piece.logprobs = [_logprob(each, self._top) for each in chunk.completion_probabilities]
         if chunk.tokens:
             self.tally.output_ids += chunk.tokens
         if chunk.stop:
@@ -257,17 +259,17 @@ def timed(tally: Tally, timings: dict[str, Any]) -> None:
     tally.eval_ns = int((timings.get("predicted_ms") or 0.0) * 1e6)
 
 
-def logprobs(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Either of OpenAI's two shapes as Ollama's list."""
+def logprobs(document: dict[str, Any], top: int) -> list[dict[str, Any]]:
+    """Either of OpenAI's two shapes as Ollama's list, with `top` alternatives each."""
     if document.get("content"):
-        return [_logprob(each) for each in document["content"]]
+        return [_logprob(each, top) for each in document["content"]]
     tokens, values = document.get("tokens") or [], document.get("token_logprobs") or []
-    tops = document.get("top_logprobs") or [None] * len(tokens)
+    others = document.get("top_logprobs") or [None] * len(tokens)
     found = []
-    for token, value, top in zip(tokens, values, tops, strict=False):
+    for token, value, other in zip(tokens, values, others, strict=False):
         entry = _entry(token, value)
-        if top:
-            ranked = sorted(top.items(), key=lambda pair: -pair[1])
+        if other and top:
+            ranked = sorted(other.items(), key=lambda pair: -pair[1])[:top]
             entry["top_logprobs"] = [_entry(name, each) for name, each in ranked]
         found.append(entry)
     return found
@@ -278,18 +280,16 @@ def now_ns() -> int:
     return time.monotonic_ns()
 
 
-def _logprob(each: dict[str, Any]) -> dict[str, Any]:
+def _logprob(each: dict[str, Any], top: int) -> dict[str, Any]:
     entry = _entry(each.get("token", ""), each.get("logprob", 0.0), each.get("bytes"))
-    top = each.get("top_logprobs")
-    if top:
+    others = each.get("top_logprobs")
+    if others and top:
+        ranked = sorted(others, key=lambda other: -(other.get("logprob") or 0.0))[:top]
         entry["top_logprobs"] = [
-            _entry(one.get("token", ""), one.get("logprob", 0.0), one.get("bytes")) for one in top
+            _entry(one.get("token", ""), one.get("logprob", 0.0), one.get("bytes"))
+            for one in ranked
         ]
     return entry
-
-
-def _probability(each: dict[str, Any]) -> dict[str, Any]:
-    return _logprob(each)
 
 
 def _entry(token: str, value: float | None, raw: list[int] | None = None) -> dict[str, Any]:
