@@ -1,34 +1,18 @@
 """A closed loop of requests, kept up around the window in which it is measured."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-from vllama.bench.answers import read
-from vllama.bench.connection import Connection
-from vllama.bench.dialect import Dialect
-from vllama.bench.measurement import Run, Sample
-from vllama.bench.prompts import Prompts
-from vllama.bench.transcript import Transcript, exchange
+from vllama.bench.measurement import Run
+from vllama.bench.requests import Answered, Requests, ended, run_of
+from vllama.bench.transcript import Transcript
 from vllama.bench.workload import Workload
 
 # A server that refuses must not be hammered, nor the machine kept busy with refusals.
 _BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
-_READY_REQUESTS = 2_000
 
 
-@dataclass(slots=True)
-class _Sent:
-    scheduled_s: float
-    measured: bool
-    asked_prompt_tokens: int
-    asked_output_tokens: int
-    transcript: Transcript
-
-
-@dataclass
 class ClosedLoop:
     """Keeps `workload.concurrency` requests in flight.
 
@@ -37,64 +21,52 @@ class ClosedLoop:
     being sent until all that are measured have ended: the load is whole all the time.
     """
 
-    connection: Connection
-    dialect: Dialect
-    prompts: Prompts
-    workload: Workload
-    now: Callable[[], float] = perf_counter
-    _sent: list[_Sent] = field(default_factory=list)
-    _next: int = 0
-    _measured: int = 0
-    _open: int = 0
-    _start_s: float | None = None
-    _end_s: float = 0.0
+    def __init__(self, requests: Requests, workload: Workload) -> None:
+        self._requests = requests
+        self._workload = workload
+        self._log: list[Answered] = []
+        self._measured = 0
+        self._open = 0
+        self._start_s: float | None = None
+        self._end_s = 0.0
 
     async def run(self) -> Run:
-        """The whole load; its samples are read after it has ended."""
-        self._prepare()
-        lanes = [asyncio.create_task(self._lane(i)) for i in range(self.workload.concurrency)]
+        """The whole load; its answers are read after it has ended."""
+        lanes = [asyncio.create_task(self._lane(i)) for i in range(self._workload.concurrency)]
         try:
             await asyncio.gather(*lanes)
         finally:
-            for lane in lanes:
-                lane.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            await ended(lanes)
         return self.result()
 
     def result(self) -> Run:
         """What has been measured so far."""
-        reader = self.dialect.reader(stream=self.workload.stream)
-        samples = tuple(
-            _sample(sent, read(sent.transcript, sent.scheduled_s, reader)) for sent in self._sent
-        )
-        start_s = self._start_s if self._start_s is not None else 0.0
-        return Run(samples, start_s, max(self._end_s, start_s))
+        return run_of(self._log, self._requests.reader, self._start_s or 0.0, self._end_s)
 
     async def _lane(self, lane: int) -> None:
         await self._one(measured=False, output_tokens=self._staggered(lane))
         if self._start_s is None:
-            self._start_s = self.now()
+            self._start_s = perf_counter()
         while not self._finished():
-            measured = self._wants_more()
-            transcript = await self._one(measured=measured)
+            transcript = await self._one(measured=self._wants_more())
             if transcript.error is not None:
                 wait_s = max(_BACKOFF_S, min(transcript.retry_after_s, _LONGEST_BACKOFF_S))
                 await asyncio.sleep(wait_s)
 
     async def _one(self, *, measured: bool, output_tokens: int | None = None) -> Transcript:
-        request, prompt_tokens, asked = self._request(output_tokens)
+        asked = self._requests.take(output_tokens)
         self._measured += measured
         self._open += measured
-        scheduled_s = self.now()
-        transcript = await exchange(self.connection.pool, request, self.workload.timeout_s)
+        scheduled_s = perf_counter()
+        transcript = await self._requests.send(asked)
         self._open -= measured
         if measured:
-            self._end_s = self.now()
-        self._sent.append(_Sent(scheduled_s, measured, prompt_tokens, asked, transcript))
+            self._end_s = perf_counter()
+        self._log.append(Answered(asked, transcript, scheduled_s, measured))
         return transcript
 
     def _wants_more(self) -> bool:
-        goal = self.workload.request_goal
+        goal = self._workload.request_goal
         if goal is not None and self._measured >= goal:
             return False
         return not self._time_is_up()
@@ -103,37 +75,11 @@ class ClosedLoop:
         return self._open == 0 and not self._wants_more()
 
     def _time_is_up(self) -> bool:
-        limit_s = self.workload.duration_s
-        started_s = self._start_s
-        return limit_s is not None and started_s is not None and self.now() - started_s >= limit_s
+        limit_s, started_s = self._workload.duration_s, self._start_s
+        return (
+            limit_s is not None and started_s is not None and perf_counter() - started_s >= limit_s
+        )
 
     def _staggered(self, lane: int) -> int:
-        lanes = self.workload.concurrency
-        return max(1, round(self.workload.output_tokens * (lanes - lane) / lanes))
-
-    def _prepare(self) -> None:
-        """Make the requests before the clock runs."""
-        count = (self.workload.request_goal or 0) + 2 * self.workload.concurrency
-        self._ready = [self._make(i, None) for i in range(min(count, _READY_REQUESTS))]
-
-    def _request(self, output_tokens: int | None) -> tuple[bytes, int, int]:
-        index, self._next = self._next, self._next + 1
-        if output_tokens is not None or index >= len(self._ready):
-            return self._make(index, output_tokens)
-        return self._ready[index]
-
-    def _make(self, index: int, output_tokens: int | None) -> tuple[bytes, int, int]:
-        load = self.workload
-        asked = load.output_tokens if output_tokens is None else output_tokens
-        prompt = self.prompts.prompt(load, index)
-        request = self.dialect.request(self.connection.pool, prompt, asked, stream=load.stream)
-        return request, prompt.tokens, 0 if load.kind == "embed" else asked
-
-
-def _sample(sent: _Sent, sample: Sample) -> Sample:
-    return replace(
-        sample,
-        measured=sent.measured,
-        asked_prompt_tokens=sent.asked_prompt_tokens,
-        asked_output_tokens=sent.asked_output_tokens,
-    )
+        lanes = self._workload.concurrency
+        return max(1, round(self._workload.output_tokens * (lanes - lane) / lanes))

@@ -11,6 +11,13 @@ from typing import Any
 # A quantile whose 95 % distribution-free interval does not fit the sample is not shown.
 P95_NEEDS = 72
 P99_NEEDS = 368
+INVALID = "invalid"
+_TOO_BUSY = 0.85
+_LATE_S = 0.001
+_LATE_SHARE = 0.1
+_COMPLIANT = 0.99
+_JOINT_WINDOW_S = 1.0
+_JOINT_WINDOWS = 20
 LATENCIES = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
 QUANTILES = ("mean", "p50", "p95", "p99")
 
@@ -47,6 +54,8 @@ class Run:
     end_s: float
     peak_memory_bytes: int | None = None
     suspect: tuple[str, ...] = ()
+    slo: tuple[tuple[str, float], ...] = ()
+    client: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -84,6 +93,12 @@ class Measurement:
     failures: Mapping[str, int] = field(default_factory=dict)
     suspect: tuple[str, ...] = ()
     tokens_per_chunk: float | None = None
+    ttft_scheduled_s: Quantiles | None = None
+    e2e_scheduled_s: Quantiles | None = None
+    queue_s: Quantiles | None = None
+    good_share: float | None = None
+    joint_compliance: float | None = None
+    client: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As `vllama bench --json` prints it."""
@@ -107,6 +122,7 @@ def summarize(*runs: Run) -> Measurement:
     per_s = 1 / duration_s if duration_s > 0 else 0.0
     peaks = [run.peak_memory_bytes for run in runs if run.peak_memory_bytes is not None]
     chunks = sum(len(s.chunk_s) for s in good)
+    good_share = _good_share(runs)
     return Measurement(
         duration_s=duration_s,
         completed=len(good),
@@ -120,9 +136,16 @@ def summarize(*runs: Run) -> Measurement:
         itl_s=quantiles([b - a for s in good for a, b in pairwise(s.chunk_s)]),
         tpot_s=quantiles([t for s in good if (t := _tpot(s)) is not None]),
         e2e_s=quantiles([s.end_s - s.sent_s for s in good]),
+        ttft_scheduled_s=quantiles([s.chunk_s[0] - s.scheduled_s for s in good if s.chunk_s]),
+        e2e_scheduled_s=quantiles([s.end_s - s.scheduled_s for s in good]),
+        queue_s=quantiles([s.sent_s - s.scheduled_s for s in measured]),
+        good_share=good_share,
+        goodput_per_s=_goodput(runs, good_share, duration_s),
+        joint_compliance=_joint(runs),
+        client=_worst(runs),
         peak_memory_bytes=max(peaks, default=None),
         failures=dict(Counter(s.error for s in measured if s.error is not None)),
-        suspect=tuple(dict.fromkeys((*(r for run in runs for r in run.suspect), *doubts(good)))),
+        suspect=_suspect(runs, good),
         tokens_per_chunk=sum(s.output_tokens for s in good if s.chunk_s) / chunks
         if chunks
         else None,
@@ -158,6 +181,67 @@ def doubts(good: Sequence[Sample]) -> tuple[str, ...]:
                 f"the server counted {got_mean:.1f}"
             )
     return tuple(found)
+
+
+def _suspect(runs: Sequence[Run], good: Sequence[Sample]) -> tuple[str, ...]:
+    found = [reason for run in runs for reason in run.suspect]
+    client = _worst(runs)
+    busy, late_s = client.get("busy", 0.0), client.get("lag_p99_s", 0.0)
+    if busy > _TOO_BUSY:
+        found.append(f"{INVALID}: the client was the limit, busy {busy:.0%} of a core")
+    ttft = quantiles([s.chunk_s[0] - s.sent_s for s in good if s.chunk_s])
+    if ttft is not None and late_s > max(_LATE_S, _LATE_SHARE * ttft.p50):
+        found.append(
+            f"the client's clock ran up to {1000 * late_s:.1f} ms late (p99): latencies are "
+            "uncertain by that; leave it a core of its own"
+        )
+    return tuple(dict.fromkeys((*found, *doubts(good))))
+
+
+def keeps(sample: Sample, slo: Sequence[tuple[str, float]]) -> bool:
+    """Whether one request met every limit; a failed one met none.
+
+    TTFT and E2E count from when it was due, so that no queue is hidden.
+    """
+    if sample.error is not None:
+        return False
+    times = {"e2e": sample.end_s - sample.scheduled_s, "tpot": _tpot(sample)}
+    times["ttft"] = sample.chunk_s[0] - sample.scheduled_s if sample.chunk_s else None
+    return all((t := times[name]) is None or t <= limit for name, limit in slo)
+
+
+def _good_share(runs: Sequence[Run]) -> float | None:
+    kept = [keeps(s, run.slo) for run in runs if run.slo for s in run.samples if s.measured]
+    return sum(kept) / len(kept) if kept else None
+
+
+def _goodput(runs: Sequence[Run], share: float | None, duration_s: float) -> float | None:
+    if share is None or duration_s <= 0:
+        return None
+    return share * sum(s.measured for run in runs for s in run.samples) / duration_s
+
+
+def _joint(runs: Sequence[Run]) -> float | None:
+    """The share of the time in which 99 % of the requests that ended met all limits at once."""
+    held = windows = 0
+    for run in runs:
+        if not run.slo:
+            continue
+        length_s = max(_JOINT_WINDOW_S, run.duration_s / _JOINT_WINDOWS)
+        by_window: dict[int, list[bool]] = {}
+        for s in run.samples:
+            if s.measured:
+                at = int((s.end_s - run.start_s) // length_s)
+                by_window.setdefault(at, []).append(keeps(s, run.slo))
+        windows += len(by_window)
+        held += sum(sum(kept) >= _COMPLIANT * len(kept) for kept in by_window.values())
+    return held / windows if windows else None
+
+
+def _worst(runs: Sequence[Run]) -> dict[str, float]:
+    """The client's own figures: the worst of the runs."""
+    names = {name for run in runs for name in run.client}
+    return {n: max(run.client[n] for run in runs if n in run.client) for n in sorted(names)}
 
 
 def _in_windows(runs: Sequence[Run]) -> tuple[float, float, float]:

@@ -7,15 +7,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
+from vllama.bench import open_loop
 from vllama.bench.connection import Connection
+from vllama.bench.dialect import Dialect
+from vllama.bench.lag import watched_clock
 from vllama.bench.load import ClosedLoop
 from vllama.bench.measurement import Measurement, Run, summarize
 from vllama.bench.memory import watched
+from vllama.bench.open_loop import OpenLoop
 from vllama.bench.prompts import Prompts
+from vllama.bench.requests import Requests
 from vllama.bench.workload import Kind, Workload
 from vllama.engines.engine import Endpoint, Engine, Fact
 from vllama.errors import EngineFailed
 from vllama.profile import Profile
+from vllama.uplink import UplinkPool
 
 _WARM_UP_REQUESTS = 2
 
@@ -155,15 +161,20 @@ class LiveSession:
         dialect = await self.connection.dialect(workload.kind)
         given = self._given.get(workload.kind)
         prompts = given or await self.connection.prompts(workload.kind)
-        loop = ClosedLoop(self.connection, dialect, prompts, workload)
-        async with watched(self.endpoint.life.pids) as peak:
+        loop = _loop(self.connection.pool, dialect, prompts, workload)
+        async with watched(self.endpoint.life.pids) as peak, watched_clock() as probe:
             try:
                 run = await loop.run()
             except asyncio.CancelledError:
                 so_far = loop.result()
                 self.cut_off = so_far if any(s.measured for s in so_far.samples) else None
                 raise
-        return replace(run, peak_memory_bytes=peak.highest_bytes)
+        return replace(
+            run,
+            peak_memory_bytes=peak.highest_bytes,
+            slo=workload.slo,
+            client=probe.figures(),
+        )
 
     async def _while_it_lives(self, work: Coroutine[None, None, Run]) -> Run:
         """Await `work`, or stop it when the engine dies."""
@@ -178,6 +189,16 @@ class LiveSession:
             for each in (task, death):
                 each.cancel()
             await asyncio.gather(task, death, return_exceptions=True)
+
+
+def _loop(
+    pool: UplinkPool, dialect: Dialect, prompts: Prompts, workload: Workload
+) -> ClosedLoop | OpenLoop:
+    if workload.rate_per_s is not None:
+        expected = int(2.2 * workload.rate_per_s * open_loop.duration_s(workload))
+        return OpenLoop(Requests(pool, dialect, prompts, workload, expected), workload)
+    expected = (workload.request_goal or 0) + 2 * workload.concurrency
+    return ClosedLoop(Requests(pool, dialect, prompts, workload, expected), workload)
 
 
 def _derived(seed: int, repetition: int) -> int:

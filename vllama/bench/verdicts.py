@@ -7,7 +7,7 @@ from typing import Any
 
 from vllama.bench.compare import Comparison, interval, paired
 from vllama.bench.contest import Block
-from vllama.bench.measurement import Measurement, summarize
+from vllama.bench.measurement import INVALID, Measurement, summarize
 
 HIGHER = ("output_tokens_per_s", "requests_per_s", "total_tokens_per_s")
 LOWER = ("ttft_s.p50", "ttft_s.p95", "tpot_s.p50", "e2e_s.p50", "e2e_s.p95")
@@ -113,6 +113,9 @@ def mismatch(baseline: Measurement, candidate: Measurement) -> str:
     sides = (baseline, candidate)
     if not all(m.completed for m in sides):
         return "one of them completed no request"
+    invalid = [reason for m in sides for reason in m.suspect if reason.startswith(INVALID)]
+    if invalid:
+        return invalid[0]
     for what, totals in (
         ("prompt", [m.prompt_tokens for m in sides]),
         ("output", [m.output_tokens for m in sides]),

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from vllama.bench.arrivals import Process
+
 Kind: TypeAlias = Literal["completion", "chat", "embed"]
 _WAVES = 4
 _FEWEST = 16
@@ -15,7 +17,8 @@ class Workload:
     Closed loop: `concurrency` requests are kept in flight until `requests` are done or
     `duration_s` is over. Open loop when `rate_per_s` is given: arrivals are drawn before
     the run and latency counts from the scheduled time. Lengths are in tokens, exact.
-    The first `shared_prefix_tokens` of every prompt are the same.
+    The first `shared_prefix_tokens` of every prompt are the same. `slo` are limits in seconds
+    that a request must keep to count as good: `ttft`, `tpot`, `e2e`.
     """
 
     name: str
@@ -30,6 +33,9 @@ class Workload:
     seed: int = 0
     kind: Kind = "completion"
     timeout_s: float = 600.0
+    arrivals: Process = "poisson"
+    cv: float = 1.0
+    slo: tuple[tuple[str, float], ...] = ()
 
     def with_seed(self, seed: int) -> "Workload":
         """The same load with other prompts."""

@@ -14,6 +14,7 @@ LENGTHS = {"short": 50, "long": 500}
 OUTPUT_TOKENS = 64
 CONCURRENCIES = (1, 5, 10, 50, 100)
 WHOLE = "-nostream"
+LIMITS = ("ttft", "tpot", "e2e")
 
 
 def named(text: str) -> tuple[Workload, ...]:
@@ -75,6 +76,9 @@ def _check(load: Workload, path: Path) -> None:
         raise UsageError(f"{path}: '{load.name}' needs at least one prompt token and one in flight")
     if load.shared_prefix_tokens >= load.prompt_tokens:
         raise UsageError(f"{path}: the shared prefix of '{load.name}' leaves nothing of the prompt")
+    strange = {name for name, _ in load.slo} - set(LIMITS)
+    if strange:
+        raise UsageError(f"{path}: no limit is called {sorted(strange)}", f"There are: {LIMITS}.")
 
 
 def _base(concurrency: int) -> str:

@@ -1,0 +1,93 @@
+"""The requests of a load: made before the clock runs, logged as they are answered."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vllama.bench.answers import Reader, read
+from vllama.bench.dialect import Dialect
+from vllama.bench.measurement import Run, Sample
+from vllama.bench.prompts import Prompts
+from vllama.bench.transcript import Transcript, exchange
+from vllama.bench.workload import Workload
+from vllama.uplink import UplinkPool
+
+_READY = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request, and the counts of tokens that its answer must confirm."""
+
+    data: bytes
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Requests:
+    """The requests of `workload` in their order; those that are surely needed are ready."""
+
+    def __init__(
+        self, pool: UplinkPool, dialect: Dialect, prompts: Prompts, workload: Workload, ready: int
+    ) -> None:
+        self._pool = pool
+        self._dialect = dialect
+        self._prompts = prompts
+        self._workload = workload
+        self._next = 0
+        self._ready = [self._make(i, None) for i in range(min(ready, _READY))]
+
+    @property
+    def reader(self) -> Reader:
+        """What reads the answers."""
+        return self._dialect.reader(stream=self._workload.stream)
+
+    def take(self, output_tokens: int | None = None) -> Asked:
+        """The next one; `output_tokens` where its answer shall have another length."""
+        index, self._next = self._next, self._next + 1
+        if output_tokens is not None or index >= len(self._ready):
+            return self._make(index, output_tokens)
+        return self._ready[index]
+
+    async def send(self, asked: Asked) -> Transcript:
+        """Send it and wait for the whole answer."""
+        return await exchange(self._pool, asked.data, self._workload.timeout_s)
+
+    def _make(self, index: int, output_tokens: int | None) -> Asked:
+        load = self._workload
+        tokens = load.output_tokens if output_tokens is None else output_tokens
+        prompt = self._prompts.prompt(load, index)
+        data = self._dialect.request(self._pool, prompt, tokens, stream=load.stream)
+        return Asked(data, prompt.tokens, 0 if load.kind == "embed" else tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One request that has been answered, or has failed; not yet read."""
+
+    asked: Asked
+    transcript: Transcript
+    scheduled_s: float
+    measured: bool
+
+
+def run_of(log: Sequence[Answered], reader: Reader, start_s: float, end_s: float) -> Run:
+    """Read the answers: the samples of a load and its window."""
+    samples = tuple(_sample(each, reader) for each in log)
+    return Run(samples, start_s, max(start_s, end_s))
+
+
+def _sample(answered: Answered, reader: Reader) -> Sample:
+    return replace(
+        read(answered.transcript, answered.scheduled_s, reader),
+        measured=answered.measured,
+        asked_prompt_tokens=answered.asked.prompt_tokens,
+        asked_output_tokens=answered.asked.output_tokens,
+    )
+
+
+async def ended(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    """Cancel tasks and wait until they are gone."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
