@@ -56,7 +56,7 @@ def again(baseline: Mapping[str, Any], profile: Profile | None, version: str) ->
 
     That is where the same engine in the same version is here and only the profile differs.
     """
-    first = next(iter(baseline["targets"]), {})
+    first: Mapping[str, Any] = next(iter(baseline["targets"]), {})
     document = first.get("profile")
     if profile is None or not document or first.get("version") != version:
         return None

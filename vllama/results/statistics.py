@@ -1,11 +1,13 @@
 """How much worse one set of engine starts is than another, and how sure that is.
 
 All is done on logarithms, so that a change is a ratio and twice as fast is as far from 1 as
-twice as slow. Student's t on the means of starts, paired where both sides ran in one session
-(Student 1908), else Welch's (Welch 1947); several tests are corrected as Holm does (1979).
+twice as slow. A start stands for the median of its blocks, so that one hiccup does not count.
+Student's t on pairs of starts where both sides ran in one session (Student 1908), else Welch's
+(Welch 1947); several tests are corrected as Holm does (1979).
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +35,7 @@ class Estimate:
 
 def paired(baseline: Starts, candidate: Starts, *, lower: bool) -> Estimate:
     """Compare starts that were made in pairs; each holds the values of its blocks."""
-    old, new = _log_means(baseline), _log_means(candidate)
+    old, new = _logs(baseline), _logs(candidate)
     sign = 1.0 if lower else -1.0
     changes = [sign * (b - a) for a, b in zip(old, new, strict=True)]
     count = len(changes)
@@ -45,7 +47,7 @@ def paired(baseline: Starts, candidate: Starts, *, lower: bool) -> Estimate:
 
 def welch(baseline: Starts, candidate: Starts, *, lower: bool) -> Estimate:
     """Compare independent starts; each holds the values of its blocks."""
-    old, new = _log_means(baseline), _log_means(candidate)
+    old, new = _logs(baseline), _logs(candidate)
     sign = 1.0 if lower else -1.0
     if len(old) < 2 or len(new) < 2:
         return _estimate(old, new, sign, None, 0.0)
@@ -86,8 +88,8 @@ def _estimate(
     )
 
 
-def _log_means(starts: Starts) -> list[float]:
-    return [_mean([math.log(v) for v in blocks]) for blocks in starts]
+def _logs(starts: Starts) -> list[float]:
+    return [statistics.median(math.log(v) for v in blocks) for blocks in starts]
 
 
 def _mean(values: Sequence[float]) -> float:
