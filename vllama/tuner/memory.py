@@ -113,7 +113,9 @@ def _vllm(
         activation *= _UNWARMED
     graphs = _graphs(ground, device, options) * correction.graph_scale
     overhead = _CPU_PROCESS if device.is_cpu else _GPU_CONTEXT + (_EACH_PEER if shards > 1 else 0)
-    used = weights * correction.weight_scale + activation + graphs + overhead
+    # Before 0.20 graphs were captured after the cache was sized, in what nobody had claimed.
+    counted = graphs if ground.is_at_least("0.20") else 0.0
+    used = weights * correction.weight_scale + activation + counted + overhead
     total = _utilization(ground, options) * device.memory_bytes
     left = total - used - correction.offset_bytes
     explicit = count(options, "kv_cache_memory_bytes", 0)
