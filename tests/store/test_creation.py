@@ -140,7 +140,6 @@ async def test_weights_are_quantised_to_what_dequantises_to_nearly_the_same(
     import numpy as np
 
     told = await statuses({"model": "small", "from": "tiny", "quantize": "q8_0"}, settings)
-    assert told[0] == "quantizing F16 model to Q8_0"
     assert "verifying conversion" in told
     small, large = store.resolve("small", settings), store.resolve("tiny", settings)
     assert small.shape.quantization == "Q8_0"

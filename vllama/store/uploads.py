@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 import struct
+import time
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +19,8 @@ from vllama.store.manifest import FILE, Layer, blob, media_type
 
 Status: TypeAlias = dict[str, Any]
 _NO_DIGEST = "0000000000000000000"
+# What is quicker than this shows no progress, as in Ollama.
+_TICK_S = 0.5
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.I)
 
 
@@ -80,10 +83,12 @@ async def quantized(
     text = f"quantizing {quantize.current(source)} model to {kind}"
     with Blobs(settings).beside() as upload:
         upload.file.close()
-        for done, total in quantize.quantize(source, upload.path, kind):
-            told = {"digest": _NO_DIGEST, "total": total, "completed": done}
-            yield {"status": text, **told}
-            await asyncio.sleep(0)
+        told_at = time.monotonic()
+        work = quantize.quantize(source, upload.path, kind)
+        while (step := await asyncio.to_thread(next, work, None)) is not None:
+            if time.monotonic() - told_at > _TICK_S:
+                told_at = time.monotonic()
+                yield {"status": text, "digest": _NO_DIGEST, "total": step[1], "completed": step[0]}
         yield {"status": "verifying conversion"}
         digest = await asyncio.to_thread(upload.keep_written)
     size = ours(settings).blob(digest).stat().st_size
