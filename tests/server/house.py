@@ -1,9 +1,11 @@
 """A whole vllama server for tests: the real application on a real socket, real engines behind."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ from vllama.model import Model
 from vllama.profile import Profile
 from vllama.server.app import create_app
 from vllama.server.catalogue import Catalogue
+from vllama.server.launch import Launcher
 from vllama.server.plan import Choose, Plan, Start
 from vllama.server.pool import Pool
 from vllama.settings import Settings
@@ -58,6 +61,24 @@ class Always:
         return Plan((), others=(Start(engine, Profile("given", engine.name, key)),))
 
 
+class Small:
+    """Launches llama.cpp on one thread, with slots of 4096 tokens, as the recordings had."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def key(self, name: str) -> str:
+        return self._launcher.key(name)
+
+    def plan(self, key: str) -> Plan:
+        plan = self._launcher.plan(key)
+        start = plan.starts[0]
+        profile = start.profile.with_options(
+            n_ctx=8192, n_parallel=2, kv_unified=False, threads=1, threads_batch=1
+        )
+        return replace(plan, starts=(Start(start.engine, profile),))
+
+
 @dataclass(frozen=True)
 class House:
     """A running server."""
@@ -75,6 +96,28 @@ class House:
     async def get(self, path: str, **kwargs: Any) -> httpx.Response:
         async with self.client() as client:
             return await client.get(path, **kwargs)
+
+
+CHATML = (
+    "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n"
+    "{{ end }}<|im_start|>assistant\n"
+)
+STOPS = ["<|im_start|>", "<|im_end|>"]
+
+
+async def create(client: httpx.AsyncClient, name: str, file: Path, template: str = CHATML) -> None:
+    """Make a model of a GGUF file, as Ollama's clients do: upload, then create."""
+    data = await asyncio.to_thread(file.read_bytes)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    (await client.post(f"/api/blobs/{digest}", content=data)).raise_for_status()
+    request = {
+        "model": name,
+        "files": {file.name: digest},
+        "template": template,
+        "parameters": {"stop": STOPS},
+        "stream": False,
+    }
+    (await client.post("/api/create", json=request)).raise_for_status()
 
 
 @asynccontextmanager

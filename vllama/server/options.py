@@ -86,8 +86,7 @@ def _converted(name: str, value: Any, wanted: str) -> Any:
         if isinstance(value, list | tuple):
             if all(isinstance(item, str) for item in value):
                 return tuple(value)
-            wanted = "an array of strings"
-        raise _wrong(name, wanted)
+            raise Refusal(500, f'option "{name}" must be of an array of strings')
     raise _wrong(name, wanted)
 
 
