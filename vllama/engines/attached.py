@@ -43,13 +43,17 @@ class Attached:
     @asynccontextmanager
     async def start(self, profile: Profile) -> AsyncIterator[Endpoint]:  # noqa: ARG002
         """See that it is there and what it is; leave it alone on leaving."""
+        if not await probe.is_listening(self.url):
+            raise EngineFailed(
+                f"nobody listens at {self.url}", "Start the server there, or correct the URL."
+            )
         found = await look(self.url)
         api = self._api or _preferred(found)
         models = found.get(api)
         if models is None:
             raise EngineFailed(
                 f"{self.url} does not speak the {'Ollama' if api == 'ollama' else 'OpenAI'} API",
-                "See that the URL is right and the server runs.",
+                "See that the URL is that of an inference server.",
                 kind="crash",
             )
         yield Endpoint(

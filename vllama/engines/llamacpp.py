@@ -14,6 +14,7 @@ from vllama.machine import Machine
 from vllama.model import Model
 from vllama.profile import Profile, Scalar
 from vllama.settings import Settings
+from vllama.store import catalogue
 from vllama.store.names import resolve
 
 SLOTS = 4
@@ -67,6 +68,7 @@ class LlamaCpp:
         """Launch a server of its own for the profile's model."""
         runner = find(self._settings)
         model = resolve(profile.model, self._settings)
+        profile = profile.with_options(**{**_adapter(model, self._settings), **profile.options})
         llamacpp_options.check(profile.options, runner.accepts())
         check_memory(model, profile.options, machines.detect())
         async with AsyncExitStack() as stack:
@@ -166,6 +168,14 @@ def taught(
     if pool:
         facts |= {"n_ctx": pool, "kv_cache_tokens": pool}
     return facts
+
+
+def _adapter(model: Model, settings: Settings) -> dict[str, Scalar]:
+    """The adapter that belongs to a model made by `create`, if llama.cpp can read it."""
+    if model.path == Path(model.name):
+        return {}
+    adapter = catalogue.card(model.name, settings).adapter
+    return {"lora": str(adapter)} if adapter is not None and adapter.is_file() else {}
 
 
 def _gguf(model: Model) -> Path:

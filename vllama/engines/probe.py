@@ -25,7 +25,8 @@ async def is_listening(base_url: str) -> bool:
     """Whether anybody takes connections there: a question that costs next to nothing."""
     address = urlsplit(base_url)
     try:
-        _, writer = await asyncio.open_connection(address.hostname, address.port)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        _, writer = await asyncio.open_connection(address.hostname, port)
     except OSError:
         return False
     writer.close()

@@ -68,8 +68,10 @@ class Simulator:
         unknown = set(profile.options) - self.accepts()
         if unknown:
             raise EngineFailed(
-                f"the simulator has no option '{min(unknown)}'", kind="bad_option", phase="parse"
-            )
+                f"the simulator has no option '{min(unknown)}'",
+                f"There are: {', '.join(sorted(self.accepts()))}.",
+                kind="bad_option", phase="parse",
+            )  # fmt: skip
         began = time.monotonic()
         port = process.free_port()
         command = command_for(profile, port)

@@ -122,8 +122,18 @@ class Batcher:
         return steps * (first + last) / 2
 
     def _prefill(self, budget: int) -> tuple[int, float, list[Sequence]]:
-        """Chunks of prompts within the budget that decoding leaves."""
-        budget -= len(self.decoding)
+        """Chunks of prompts within the budget that decoding leaves.
+
+        Half-read prompts that hold all the room would wait for each other for ever: then the
+        youngest gives back what it holds.
+        """
+        while True:
+            tokens, attended, ready = self._chunks(budget - len(self.decoding))
+            if tokens or self.decoding or len(self.prefilling) < 2:
+                return tokens, attended, ready
+            self._requeue(self.prefilling.pop())
+
+    def _chunks(self, budget: int) -> tuple[int, float, list[Sequence]]:
         tokens, attended = 0, 0.0
         ready: list[Sequence] = []
         for sequence in [*self.prefilling, *self._admitted(budget)]:
@@ -171,11 +181,17 @@ class Batcher:
             # What it had is computed again: its answer so far becomes prompt.
             youngest.prompt_tokens += got - youngest.done_before
             youngest.done_before = got
-            youngest.prefilled = youngest.held = youngest.cached_tokens = 0
-            self.waiting.appendleft(youngest)
+            youngest.held = 0
+            self._requeue(youngest)
             victims.append(youngest)
-        self.preemptions += len(victims)
         return tuple(victims)
+
+    def _requeue(self, sequence: Sequence) -> None:
+        """Back to the head of the queue, with nothing in hand."""
+        self.used_tokens -= sequence.held
+        sequence.prefilled = sequence.held = sequence.cached_tokens = 0
+        self.waiting.appendleft(sequence)
+        self.preemptions += 1
 
     def _drop(self, sequence: Sequence) -> None:
         del self.decoding[sequence]
