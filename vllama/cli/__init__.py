@@ -18,14 +18,28 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "tune": "find the fastest way to launch an engine for MODEL here, and save it as a profile",
+    "plan": "say whether MODEL fits a machine and how fast it can be, without starting anything",
     "serve": "serve models with their tuned profiles, as Ollama would",
     "bench": "measure a profile, a server, or several against each other",
     "profiles": "list, show, export, import or remove saved profiles",
     "report": "write an HTML page of a tune and a comparison",
     "results": "list, show, export or prune what was measured, and see how it went over time",
+    "run": "ask a model, or talk with it",
+    "pull": "fetch a model from Ollama's registry or from the hub",
+    "push": "give a model to a registry or to the hub",
+    "create": "make a model from a Modelfile",
+    "list": "list the models that are here",
+    "ls": "the same as list",
+    "ps": "list the models that are loaded",
+    "show": "show what a model is",
+    "stop": "unload a model",
+    "cp": "give a model a second name",
+    "rm": "remove models",
     "toy-model": "make a tiny model of random weights, for demos and tests",
     "doctor": "say what works here and what to do about the rest",
 }
+# A module named list would hide Python's own in this package.
+_MODULES = {"list": "ls"}
 
 
 class Command(Protocol):
@@ -84,10 +98,14 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, Command | None]:
             each, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
         if each == name:
-            chosen = cast(Command, importlib.import_module(f"vllama.cli.{each.replace('-', '_')}"))
+            chosen = cast(Command, importlib.import_module(_module(each)))
             chosen.arguments(child)
             _common(child)
     return parser, chosen
+
+
+def _module(command: str) -> str:
+    return f"vllama.cli.{_MODULES.get(command, command.replace('-', '_'))}"
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

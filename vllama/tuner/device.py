@@ -8,7 +8,7 @@ from vllama.tuner import gpus
 # A processor's, for want of a data sheet: measured ones replace them after the first start.
 _CORE_BANDWIDTH = 10e9
 _SOCKET_BANDWIDTH = 60e9
-_CORE_FLOPS = {"amx_bf16": 800e9, "avx512_bf16": 160e9, "avx512f": 100e9, "avx2": 50e9}
+_CORE_FLOPS = {"amx_bf16": 800e9, "avx512_bf16": 240e9, "avx512f": 150e9, "avx2": 90e9}
 _PLAIN_FLOPS = 15e9
 
 

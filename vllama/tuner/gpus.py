@@ -41,7 +41,9 @@ def known() -> tuple[Card, ...]:
 
 def find(name: str) -> Card | None:
     """The card that a driver, or a user, calls `name`; the longest name that is in it wins."""
-    words = f" {_plain(name)} "
+    # `RTX4090` is meant as it would be written: letters and numbers apart, units with theirs.
+    spread = re.sub(r"(?i)^(rtx|rx)(?=\d)", r"\1 ", name.strip())
+    words = f" {_plain(spread)} "
     found = [
         (len(alias), card)
         for card in known()

@@ -38,7 +38,7 @@ def efficiency(engine: str, device: Device) -> Efficiency:
     """The usual ones of an engine on a kind of device, before anything was measured."""
     if engine == "llamacpp":
         if device.is_cpu:
-            return Efficiency(0.6, 0.4, 0.3e-3, 0.3e-3)
+            return Efficiency(0.6, 0.4, 0.15e-3, 0.15e-3)
         return Efficiency(0.65, 0.3, 0.3e-3, 0.05e-3)
     if device.is_cpu:
         return Efficiency(0.5, 0.4, 2.8e-3, 0.25e-3)
