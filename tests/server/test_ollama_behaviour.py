@@ -231,9 +231,8 @@ async def test_two_clients_with_different_contexts_share_one_engine(ollama_like:
     await ask(ollama_like, "generate", model="m", prompt="x", options=FEW)
     before = [each.endpoint for each in ollama_like.pool.loaded() if each.name == "m"]
     for num_ctx in (512, 4096, 1, 2048):
-        await ask(
-            ollama_like, "generate", model="m", prompt="x", options={**FEW, "num_ctx": num_ctx}
-        )
+        options = {**FEW, "num_ctx": num_ctx}
+        await ask(ollama_like, "generate", model="m", prompt="x", options=options)
     after = [each.endpoint for each in ollama_like.pool.loaded() if each.name == "m"]
     assert before == after
 
@@ -252,7 +251,8 @@ async def test_embeddings_are_of_length_one_and_cut_to_the_dimensions(ollama_lik
     two = await ask(ollama_like, "embed", model="e", input=["hi", "there"], dimensions=2)
     assert [len(v) for v in two["embeddings"]] == [2, 2]
     assert sum(x * x for x in two["embeddings"][1]) == pytest.approx(1, abs=1e-3)
-    for nothing in ({}, {"input": ""}, {"input": []}, {"input": None}):
+    nothings: list[dict[str, Any]] = [{}, {"input": ""}, {"input": []}, {"input": None}]
+    for nothing in nothings:
         assert await ask(ollama_like, "embed", model="e", **nothing) == {
             "model": "e",
             "embeddings": [],

@@ -1,6 +1,7 @@
 """The official Python client, all of its methods, on a real llama.cpp."""
 
 import asyncio
+import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -99,7 +100,7 @@ async def test_create_copy_and_delete_change_the_list(client: ollama.Client) -> 
     assert (await away(lambda: client.copy("mine", "mine:two"))).status == "success"
     assert (await away(lambda: client.show("mine:two"))).modelfile.count("SYSTEM Be brief.") == 1
     for name in ("mine", "mine:two"):
-        assert (await away(lambda name=name: client.delete(name))).status == "success"
+        assert (await away(functools.partial(client.delete, name))).status == "success"
     with pytest.raises(ollama.ResponseError) as failed:
         await away(lambda: client.delete("mine"))
     assert failed.value.status_code == 404

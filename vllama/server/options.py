@@ -82,11 +82,10 @@ def _converted(name: str, value: Any, wanted: str) -> Any:
         return float(value)
     if wanted == BOOLEAN and isinstance(value, bool):
         return value
-    if wanted == STRINGS:
-        if isinstance(value, list | tuple):
-            if all(isinstance(item, str) for item in value):
-                return tuple(value)
-            raise Refusal(500, f'option "{name}" must be of an array of strings')
+    if wanted == STRINGS and isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise Refusal(500, f'option "{name}" must be of an array of strings')
     raise _wrong(name, wanted)
 
 
