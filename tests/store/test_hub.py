@@ -191,8 +191,9 @@ async def test_a_model_is_pushed_to_the_hub_whole(
     pushed = hub.repositories["me/new"]
     assert pushed["model.safetensors"] == (toy / "model.safetensors").read_bytes()
     assert pushed["config.json"] == (toy / "config.json").read_bytes()
+    changes.copy(repository, "hf.co/me/other", mine)
     with pytest.raises(TransferFailed) as caught:
-        [s async for s in transfers.push("hf.co/me/new", online)]
+        [s async for s in transfers.push("hf.co/me/other", online)]
     assert caught.value.status == 401
 
 
