@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -45,7 +44,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, loop="uvloop", http=Downlink, ws="none", lifespan="off", log_config=None,
-                access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
+                access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(drain_s)), backlog=BACKLOG,
             )
         )  # fmt: skip
@@ -77,13 +76,21 @@ def on_signals(server: Server, changed: Callable[[], None]) -> list[int]:
         server.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    loop.add_signal_handler(signal.SIGHUP, changed)
+        try:
+            loop.add_signal_handler(number, stop, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(stop, n))
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, changed)
     return came
 
 
 def raise_file_limit() -> None:
     """Each stream needs two descriptors, and the usual soft limit is 1024."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard > soft else soft, hard))
