@@ -46,7 +46,13 @@ test: $(VENV)/.dev $(VENV)/.vllm  ## all tests, on real engines
 test-fast: $(VENV)/.dev  ## the tests that start no vLLM
 	$(PY) -m pytest tests -m 'not vllm'
 
+bench: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## has serving become more costly? (against the committed ratios)
+	$(PY) -m benchmarks.gate $(if $(filter vllm,$(ENGINE)),--engine vllm)
+
+bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)
+	$(PY) benchmarks/client/run.py
+
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 
-.PHONY: help install demo check test test-fast clean
+.PHONY: help install demo check test test-fast clean bench bench-client

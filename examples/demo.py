@@ -35,7 +35,7 @@ def main() -> int:
     vllama("tune", MODEL, "--engine", engine, "--workload", WORKLOAD, "--trials", 8,
            "--json", save=HERE / "tune.json")  # fmt: skip
     vllama("bench", MODEL, "--engine", engine, "--profile", "best", "--profile", "default",
-           "--workload", WORKLOAD, "--json", save=HERE / "bench.json")  # fmt: skip
+           "--workload", WORKLOAD, "--requests", 60, "--json", save=HERE / "bench.json")  # fmt: skip
     ask_served_model(engine)
     vllama("report", HERE / "tune.json", HERE / "bench.json", "--html", HERE / "report.html")
     print(f"\nDone in {time.monotonic() - started:.0f} s. The report: {HERE / 'report.html'}")

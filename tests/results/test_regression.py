@@ -149,6 +149,21 @@ def test_junit_and_markdown_name_the_metric_and_the_workload(baseline: dict[str,
     assert "| concurrent-50-short | TTFT p50 |" in text
 
 
+def test_ratios_to_a_reference_do_not_care_how_fast_the_machine_was() -> None:
+    days = []
+    for machine in (1.0, 0.4):
+        both = with_blocks(documents.bench(), machine, seed=3, noise=0.001)
+        days.append(regression.relative(both, reference="default", subject="best"))
+    assert regression.gate(*days, max_regression=0.02).verdict == "pass"
+    slower = with_blocks(documents.bench(), 1.0, seed=4, noise=0.001)
+    for result in slower["results"]:
+        for block in result["blocks"] if result["target"] == "best" else ():
+            block["metrics"]["tpot_s.p50"] *= 1.1
+    now = regression.relative(slower, reference="default", subject="best")
+    found = regression.gate(days[0], now, max_regression=0.05)
+    assert {c.metric for c in found.checks if c.verdict == "regression"} == {"tpot_s.p50"}
+
+
 def outcomes(change: float, worlds: int = 400) -> float:
     """How often four interleaved pairs of three blocks call a regression of more than 1 %.
 

@@ -132,6 +132,30 @@ def gate(
     return Gate(checks, max_regression, is_paired, one, other)
 
 
+def relative(document: Document, *, reference: str, subject: str) -> dict[str, Any]:
+    """A document whose only target is `subject`, each figure divided by `reference`'s.
+
+    Both were measured in turns within this document, so what the machine did to both falls
+    out: such ratios may be kept and compared from one day to another.
+    """
+    under = _results(document, reference)
+    results = []
+    for workload, result in _results(document, subject).items():
+        below = {(b["start"], b["block"]): b["metrics"] for b in under[workload]["blocks"]}
+        blocks = [
+            {**b, "metrics": _divided(b["metrics"], below[b["start"], b["block"]])}
+            for b in result["blocks"]
+            if (b["start"], b["block"]) in below
+        ]
+        results.append({**result, "blocks": blocks, "measurement": None})
+    targets = [t for t in document["targets"] if t["name"] == subject]
+    return {**document, "targets": targets, "results": results, "relative_to": reference}
+
+
+def _divided(above: Document, below: Document) -> dict[str, float]:
+    return {n: v / below[n] for n, v in above.items() if v and below.get(n)}
+
+
 def check_comparable(baseline: Document, candidate: Document) -> None:
     """Raise `NotComparable`, naming every difference that would explain a difference."""
     differ = []
