@@ -1,6 +1,7 @@
 """A pull from a registry comes whole, whatever happens on the way; a push arrives whole."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,21 @@ from vllama.store.registry import Limits
 
 SMALL = Limits(part_bytes=200_000, parts=1000, streams=4, stall_s=5, tries=3, wait_s=0.001,
                longest_wait_s=0.01)  # fmt: skip
+# A pull in a process of its own, that tells how many bytes are here.
+PULL = """
+import asyncio, sys
+from vllama.settings import Settings
+from vllama.store import transfers
+from vllama.store.registry import Limits
+
+async def main():
+    limits = Limits(part_bytes=200_000, parts=1000, streams=4)
+    settings = Settings.from_environment()
+    async for status in transfers.pull(sys.argv[1], settings, insecure=True, limits=limits):
+        print(status.get("completed", 0), flush=True)
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture
@@ -118,6 +134,29 @@ async def test_a_stopped_pull_looks_like_nothing_and_is_resumed(
         for a, b in (r.removeprefix("bytes=").split("-") for r in registry.ranges())
     )
     assert fetched < size
+    assert leftovers(settings) == []
+
+
+async def test_a_killed_pull_looks_like_nothing_and_is_resumed(
+    offered: str, registry: Registry, settings: Settings, toy: Path
+) -> None:
+    stall = threading.Event()
+    registry.stalls = [stall]
+    registry.cut_after = [100_000] * 50
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PULL, offered, env=dict(settings.environment), stdout=-1
+    )  # fmt: skip
+    assert process.stdout is not None
+    while int(await process.stdout.readline()) < 300_000:
+        pass
+    process.kill()
+    await process.wait()
+    stall.set()
+    assert catalogue.cards(settings) == []
+    assert not list((settings.home / "models" / "blobs").glob("sha256-*"))
+    registry.cut_after.clear()
+    registry.stalls.clear()
+    assert (await pulled(offered, settings))[-1] == {"status": "success"}
     assert leftovers(settings) == []
 
 

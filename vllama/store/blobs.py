@@ -13,6 +13,8 @@ from vllama.store.layout import find_blob, hex_of, ours
 from vllama.store.manifest import Layer, entries
 
 _CHUNK = 1 << 20
+_UPLOAD = ".upload-"
+_STALE_S = 86_400.0
 # Room that a download or an upload leaves for everything else on the disk.
 SPARE_BYTES = 64 << 20
 
@@ -89,6 +91,15 @@ class Blobs:
                 gone.append(digest)
         return gone
 
+    def sweep(self, now_s: float) -> None:
+        """Remove uploads that a killed process left a day ago or earlier."""
+        for path in (self.root.path / "blobs").glob(f"{_UPLOAD}*"):
+            try:
+                if now_s - path.stat().st_mtime > _STALE_S:
+                    path.unlink()
+            except OSError:
+                continue  # somebody else was faster
+
     def layer(self, media: str, data: bytes) -> Layer:
         """Keep these bytes as a layer."""
         return Layer(media, self.add(data), len(data))
@@ -104,7 +115,7 @@ class Upload:
     def __enter__(self) -> "Upload":
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".upload-")
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=_UPLOAD)
         except OSError as error:
             raise full(self.folder, error) from error
         self.file, self.path = os.fdopen(handle, "wb"), Path(name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ def save(name: Name, raw: bytes, settings: Settings) -> list[str]:
         _adopt(found.blobs, settings)
         old = manifest.find(name, settings)
         manifest.save(name, raw, settings)
+        Blobs(settings).sweep(time.time())
         if old is None or not old.root.is_ours:
             return []
         return Blobs(settings).prune(layer.digest for layer in old.manifest.blobs)

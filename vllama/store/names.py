@@ -1,6 +1,7 @@
 """From a name to a model on this disk, and back to how Ollama shows it."""
 
 import difflib
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from vllama.store.layout import RESERVED
 from vllama.store.reference import InvalidName, Name
 
 TAG = ":latest"
+_log = logging.getLogger(__name__)
 
 
 def resolve(reference: str, settings: Settings) -> Model:
@@ -144,7 +146,10 @@ def _by_alias(reference: str, settings: Settings) -> Model | None:
     if original is None:
         return None
     found = _in_hub_cache(original, settings)
-    return None if found is None else replace(found, name=reference.removesuffix(TAG))
+    if found is None:
+        return None
+    _log.info("%s is %s from the hub's cache", reference, original)
+    return replace(found, name=reference.removesuffix(TAG))
 
 
 def homemade(settings: Settings) -> Iterator[str]:

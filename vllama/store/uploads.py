@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from vllama import gguf
 from vllama.settings import Settings
 from vllama.store import catalogue, quantize
-from vllama.store.blobs import Blobs
+from vllama.store.blobs import Blobs, check_space
 from vllama.store.errors import Refused
 from vllama.store.layout import find_blob, hex_of, ours
 from vllama.store.manifest import FILE, Layer, blob, media_type
@@ -81,6 +81,8 @@ async def quantized(
     source = blob(layers[at], settings)
     kind = quantize.check(source, wanted)
     text = f"quantizing {quantize.current(source)} model to {kind}"
+    # Beside the new file lies a passing one of the same size.
+    check_space(ours(settings).path, 2 * layers[at].size)
     with Blobs(settings).beside() as upload:
         upload.file.close()
         told_at = time.monotonic()
