@@ -1,13 +1,14 @@
 """vLLM as an engine: a child process that serves a model in Hugging Face's layout."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllama.engines import probe, process, vllm_command, vllm_default, vllm_installed
+from vllama.engines import probe, process, vllm_command, vllm_default, vllm_installed, vllm_live
 from vllama.engines.engine import Endpoint, Fact
 from vllama.engines.vllm_installed import Installed
 from vllama.engines.vllm_log import Story, explain
@@ -96,38 +97,40 @@ async def _started(
     installed: Installed, profile: Profile, settings: Settings
 ) -> AsyncIterator[Endpoint]:
     model = names.resolve(profile.model, settings)
-    pools = _pools(model, profile)
+    embeds = pools(model, profile)
     port = process.free_port(vllm_command.HOST)
+    url = f"http://{vllm_command.HOST}:{port}"
     command = vllm_command.command(
-        profile, port, installed=installed, folder=_folder(model), pools=pools
+        profile, port, installed=installed, folder=folder(model), pools=embeds
     )
+    environment = vllm_command.environment(profile, settings.environment, installed=installed)
     died = asyncio.Event()
     story = Story(on_death=died.set)
     began = time.monotonic()
-    launch = process.launch(
-        command,
-        name=NAME,
-        environment=vllm_command.environment(profile, settings.environment, installed=installed),
-        explain=lambda tail: explain((*story.errors, *tail)),
-        on_line=story.read,
-    )
-    async with launch as child:
-        life = _Life(child, died)
-        url = f"http://{vllm_command.HOST}:{port}"
-        await process.wait_ready(
-            child, lambda: _is_up(life, url), stall_s=settings.load_timeout_s, what="vLLM"
-        )
-        await _first_answer(life, url, profile.model, pools, settings.load_timeout_s)
-        yield Endpoint(
-            base_url=url,
-            model=profile.model,
-            engine=NAME,
-            life=life,
-            version=installed.version,
-            command=tuple(command),
-            start_s=time.monotonic() - began,
-            facts=await _facts(url, story),
-        )
+    with tempfile.TemporaryDirectory(prefix="vllama-") as scratch:
+        if vllm_live.options(profile, installed):
+            environment[vllm_live.VARIABLE] = str(Path(scratch) / "limits.json")
+            story.facts["live_limits"] = environment[vllm_live.VARIABLE]
+        launch = process.launch(
+            command, name=NAME, environment=environment, on_line=story.read,
+            explain=lambda tail: explain((*story.errors, *tail)),
+        )  # fmt: skip
+        async with launch as child:
+            life = _Life(child, died)
+            await process.wait_ready(
+                child, lambda: _is_up(life, url), stall_s=settings.load_timeout_s, what="vLLM"
+            )
+            await _first_answer(life, url, profile.model, embeds, settings.load_timeout_s)
+            yield Endpoint(
+                base_url=url,
+                model=profile.model,
+                engine=NAME,
+                life=life,
+                version=installed.version,
+                command=tuple(command),
+                start_s=time.monotonic() - began,
+                facts=await _facts(url, story),
+            )
 
 
 async def _is_up(life: _Life, url: str) -> bool:
@@ -163,7 +166,12 @@ async def _facts(url: str, story: Story) -> dict[str, Fact]:
     return dict(story.facts)
 
 
-def _folder(model: Model) -> Path:
+def folder(model: Model) -> Path:
+    """Where the weights lie that vLLM reads.
+
+    Raises:
+        UsageError: there is only GGUF.
+    """
     if model.safetensors is None:
         raise UsageError(
             f"vLLM needs the safetensors weights of {model.name}, and here is only GGUF",
@@ -172,7 +180,7 @@ def _folder(model: Model) -> Path:
     return model.safetensors
 
 
-def _pools(model: Model, profile: Profile) -> bool:
+def pools(model: Model, profile: Profile) -> bool:
     """Whether it is served for embeddings: vLLM does either that or generation."""
     if "runner" in profile.options or "convert" in profile.options:
         return profile.options.get("runner") == "pooling" or "convert" in profile.options

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
+from vllama.engines import vllm_live
 from vllama.engines.vllm_installed import Installed
 from vllama.errors import EngineFailed
 from vllama.profile import Profile, Scalar
@@ -47,6 +48,7 @@ def command(
     if pools and "runner" in installed.flags.names:
         options["runner"] = "pooling"
     options |= profile.options
+    options |= vllm_live.options(profile, installed)
     words = [str(installed.python), str(SERVE), "serve", str(folder)]
     words += ["--host", HOST, "--port", str(port), "--served-model-name", profile.model]
     for name, value in options.items():

