@@ -13,6 +13,7 @@ from vllama.uplink import Headers
 class MessageVoice:
     """Of `/v1/messages`. `estimate` is how many tokens the prompt may have."""
 
+    is_plain = False
     media_type = EVENTS
     form: Form = ANTHROPIC
 

@@ -20,6 +20,7 @@ VLLM_HOTTEST = 2.0
 # The smallest nucleus: vLLM refuses 0, which means the same.
 _NARROWEST = 1e-6
 Prompt: TypeAlias = str | list[int] | list[str | list[int]]
+FORBIDDEN = -100
 ANY_OBJECT = {"type": "object"}
 
 
@@ -99,7 +100,7 @@ def llama_body(ask: Ask, prompt: Prompt, room: int) -> dict[str, Any]:
         body["n_cmpl"] = ask.choices
     if ask.format:
         body["json_schema"] = _terse(ask.format)
-    return {**body, **ask.extra}
+    return {**body, **_llama_extra(ask)}
 
 
 def chat_messages(ask: Ask, thinking: str) -> list[dict[str, Any]]:
@@ -162,7 +163,19 @@ def _common(ask: Ask, lease: Lease) -> dict[str, Any]:
         sampling = _vllm_sampling(ask)
     else:
         sampling = _openai_sampling(ask)
-    return {**body, **sampling, **ask.extra}
+    extra = _llama_extra(ask) if is_llamacpp(lease) else ask.extra
+    return {**body, **sampling, **extra}
+
+
+def _llama_extra(ask: Ask) -> dict[str, Any]:
+    """OpenAI's -100 forbids a token; llama.cpp adds it to logits of any size."""
+    extra = dict(ask.extra)
+    if "logit_bias" in extra:
+        extra["logit_bias"] = [
+            [int(token), False if bias <= FORBIDDEN else bias]
+            for token, bias in ask.extra["logit_bias"].items()
+        ]
+    return extra
 
 
 def _llama_sampling(ask: Ask) -> dict[str, Any]:

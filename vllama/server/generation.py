@@ -12,6 +12,7 @@ from vllama.server.planning import Planned
 from vllama.server.reading import now_ns
 from vllama.server.refusal import Form, failed, of_engine, told
 from vllama.server.runner import Lease
+from vllama.server.splice import Splice
 from vllama.server.splitting import Splitter
 from vllama.uplink import Headers
 
@@ -20,8 +21,13 @@ CUT = b"x-vllama-truncated"
 
 
 class Voice(Protocol):
-    """How one API tells an answer. One object for one request."""
+    """How one API tells an answer. One object for one request.
 
+    `is_plain` when a piece with nothing but text is told the same way wherever it comes,
+    but for the very first one.
+    """
+
+    is_plain: bool
     media_type: str
     headers: Headers
     form: Form
@@ -50,6 +56,8 @@ class Generation:
         self._lease: Lease | None = None
         self._buffer = b""
         self._splitters: dict[int, Splitter] = {}
+        self._splice: Splice | None = None
+        self._has_choices = ask.choices > 1 or bool(ask.batch)
         self._sent_ns = 0
         self._first_ns = 0
         self.model = ask.key
@@ -64,6 +72,9 @@ class Generation:
         self._plan = await planning.plan(self._ask, lease)
         self._buffer = b""
         self._splitters = {}
+        voice, self._splice = self._voice, None
+        if voice.is_plain and self._plan.splitter is None and not self._has_choices:
+            self._splice = Splice(lambda text: voice.piece(Piece(text)))
         self.headers = list(self._voice.headers)
         if self._plan.cut:
             self.headers.append((CUT, self._plan.cut.encode()))
@@ -80,13 +91,19 @@ class Generation:
         """Translate all events that are whole by now."""
         events = (self._buffer + data if self._buffer else data).split(b"\n\n")
         self._buffer = events.pop()
-        voice = self._voice.piece
-        out = [
-            voice(piece)
-            for event in events
-            for line in event.split(b"\n")
-            for piece in self._pieces(line)
-        ]
+        out: list[bytes] = []
+        splice = self._splice
+        if splice is None:
+            for event in events:
+                out += self._read(event)
+        else:
+            splice.begin()
+            for event in events:
+                moved = splice.move(event)
+                if moved is None:
+                    out += self._read(event, splice)
+                else:
+                    out.append(moved)
         if out and not self._first_ns:
             self._first_ns = now_ns()
         return b"".join(out)
@@ -130,6 +147,14 @@ class Generation:
             raise EngineFailed("the request was not prepared")
         return self._plan
 
+    def _read(self, event: bytes, splice: Splice | None = None) -> list[bytes]:
+        """What an event says, read with understanding."""
+        pieces = [piece for line in event.split(b"\n") for piece in self._pieces(line)]
+        out = [self._voice.piece(piece) for piece in pieces]
+        if splice is not None and len(pieces) == 1 and _is_text(pieces[0]):
+            splice.learn(event, pieces[0].text)
+        return out
+
     def _pieces(self, line: bytes) -> Iterator[Piece]:
         name, colon, value = line.partition(b":")
         value = value.strip()
@@ -167,6 +192,10 @@ class Generation:
         if not tally.prompt_ids:
             tally.prompt_ids = list(self._planned.prompt_ids)
         return tally
+
+
+def _is_text(piece: Piece) -> bool:
+    return not (piece.thinking or piece.calls or piece.logprobs)
 
 
 def _split(piece: Piece, splitter: Splitter) -> Piece:

@@ -13,6 +13,7 @@ from vllama.uplink import Headers
 class GenerateVoice:
     """Of `/api/generate`."""
 
+    is_plain = True
     media_type = NDJSON
     form: Form = NATIVE
 
@@ -53,6 +54,7 @@ class GenerateVoice:
 class ChatVoice:
     """Of `/api/chat`."""
 
+    is_plain = True
     media_type = NDJSON
     form: Form = NATIVE
 

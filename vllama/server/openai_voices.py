@@ -19,6 +19,7 @@ _END = b"data: [DONE]\n\n"
 class ChatVoice:
     """Of `/v1/chat/completions`."""
 
+    is_plain = True
     media_type = EVENTS
     form: Form = OPENAI
 
@@ -95,6 +96,7 @@ class ChatVoice:
 class CompletionVoice:
     """Of `/v1/completions`."""
 
+    is_plain = True
     media_type = EVENTS
     form: Form = OPENAI
 

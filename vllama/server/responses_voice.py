@@ -16,6 +16,7 @@ from vllama.uplink import Headers
 class ResponseVoice:
     """Of `/v1/responses`. `found` is the request, of which much is echoed."""
 
+    is_plain = False
     media_type = EVENTS
     form: Form = RESPONSES
 
