@@ -34,7 +34,7 @@ class Echo:
     """The simplest exchange: bytes as they are, errors in brackets."""
 
     media_type = "text/plain"
-    keep_alive_s = None
+    keep_alive_s: float | None = None
 
     def __init__(self, body: bytes) -> None:
         asked = json.loads(body)
@@ -143,10 +143,10 @@ class Client:
         self.writer.transport.abort()
 
 
-async def ask(shop: Shop, *, direct: bool, **body: object) -> tuple[int, bytes]:
+async def ask(shop: Shop, *, direct: bool, stream: bool = True) -> tuple[int, bytes]:
     async with relaying(shop, direct=direct) as address:
         client = await Client.to(address)
-        client.ask(**body)
+        client.ask(stream=stream)
         try:
             return await client.answer()
         finally:

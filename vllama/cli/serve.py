@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -149,7 +150,9 @@ def _is_local(host: str) -> bool:
 
 
 def _say_ready(settings: Settings) -> None:
-    print(f"vllama is ready on {settings.address.url}", file=sys.stderr, flush=True)
+    # A full disk below stderr is no reason not to serve.
+    with contextlib.suppress(OSError):
+        print(f"vllama is ready on {settings.address.url}", file=sys.stderr, flush=True)
 
 
 def _references(models: list[str], settings: Settings) -> list[str]:

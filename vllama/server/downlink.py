@@ -4,6 +4,8 @@ A relayed stream is written straight to the transport: what ASGI costs for each 
 await and a message, is paid once for the head and once for the end.
 """
 
+import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,6 +13,10 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 EXTENSION = "vllama.downlink"
+# After a minute of silence from its kernel, a client is taken to be gone (milliseconds, seconds).
+VANISHED = {
+    "TCP_USER_TIMEOUT": 60_000, "TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3,
+}  # fmt: skip
 
 
 class Downlink(HttpToolsProtocol):
@@ -20,6 +26,16 @@ class Downlink(HttpToolsProtocol):
         super().__init__(*args, **more)
         self._on_lost: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come. One that vanishes without a word is found out."""
+        super().connection_made(transport)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in VANISHED.items():
+                if hasattr(socket, name):
+                    raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def on_message_begin(self) -> None:
         """A request begins: its scope carries this connection."""

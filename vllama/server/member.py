@@ -18,6 +18,7 @@ from vllama.uplink import UplinkPool
 log = logging.getLogger(__name__)
 # How long an engine that somebody else runs is left alone before it is asked again.
 RETURN_S = 1.0
+PORT_TRIES = 2
 
 
 class Unavailable(EngineError):
@@ -99,7 +100,7 @@ class Member:
             starts = trusted or list(self._starts)
             for start, following in zip(starts, [*starts[1:], None], strict=True):
                 try:
-                    endpoint = await stack.enter_async_context(start.engine.start(start.profile))
+                    endpoint = await _entered(stack, start)
                 except EngineFailed as error:
                     if following is None or error.kind == "bad_model":
                         raise
@@ -111,6 +112,18 @@ class Member:
                 else:
                     return endpoint, start.profile
         raise VllamaError(f"there is no way to start {self._key}")
+
+
+async def _entered(stack: AsyncExitStack, start: Start) -> Endpoint:
+    """Start it; again when its port was stolen in between, which is nobody's fault."""
+    for _ in range(PORT_TRIES):
+        try:
+            return await stack.enter_async_context(start.engine.start(start.profile))
+        except EngineFailed as error:
+            if error.kind != "port":
+                raise
+            log.warning("its port was taken by somebody else meanwhile; trying another")
+    return await stack.enter_async_context(start.engine.start(start.profile))
 
 
 def parked(key: str, standing: Standing, now_s: float) -> Unavailable:

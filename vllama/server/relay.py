@@ -128,7 +128,7 @@ class Relayed(Response):
         exchange = self._exchange
         try:
             async with self._pool.lease(exchange.model, exchange.keep_alive_s) as lease:
-                await exchange.prepare(lease)
+                await _prepared(exchange, lease)
                 call = exchange.call(lease)
                 if exchange.streams:
                     return await self._stream(lease, call, send, down)
@@ -349,6 +349,15 @@ async def _begun(lease: Lease, call: Call, stream: _Stream) -> Uplink:
     try:
         return await _send(lease, call, stream)
     except EngineFailed as error:
+        raise _Broken(error, begun=False) from error
+
+
+async def _prepared(exchange: Exchange, lease: Lease) -> None:
+    try:
+        await exchange.prepare(lease)
+    except EngineFailed as error:
+        if error.kind not in ("crash", "hang"):
+            raise
         raise _Broken(error, begun=False) from error
 
 

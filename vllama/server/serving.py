@@ -44,8 +44,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, loop="uvloop", http=Downlink, ws="none", lifespan="off", log_config=None,
-                access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, round(drain_s)), backlog=BACKLOG,
+                access_log=False, server_header=False, proxy_headers=False, backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=max(1, round(drain_s)),
             )
         )  # fmt: skip
         self._ready = ready

@@ -1,0 +1,1 @@
+"""Benchmarks that are committed with their figures."""

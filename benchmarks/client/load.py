@@ -1,0 +1,163 @@
+"""One client under a known load; its own process, so that its CPU time is its own.
+
+    python load.py CLIENT URL STREAMS CORE
+
+Prints one JSON object: CPU per chunk while the clock ran and for reading afterwards, how late
+chunks were stamped, the error of gaps between them, and whether every token was counted.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from realtime import realtime
+
+_SENT = re.compile(rb'"sent":([0-9.]+)}')
+BODY = {"model": "m", "prompt": [1, 2, 3, 4, 5, 6, 7, 8], "stream": True, "max_tokens": 1}
+
+
+@dataclass
+class Outcome:
+    """(sent by the server, stamped here) of every chunk, stream by stream."""
+
+    streams: list[list[tuple[float, float]]] = field(default_factory=list)
+    running_cpu_s: float = 0.0
+    reading_cpu_s: float = 0.0
+    tokens: int = 0
+
+
+async def vllama_client(url: str, streams: int) -> Outcome:
+    """vllama's own client: bytes are kept, and read after the run."""
+    from vllama.bench.answers import read, read_events
+    from vllama.bench.dialect import OpenAi, Prompt
+    from vllama.bench.transcript import exchange
+    from vllama.uplink import UplinkPool
+
+    pool = UplinkPool(url)
+    request = OpenAi("m").request(pool, Prompt("", 8, (1, 2, 3)), 1, stream=True)
+    outcome = Outcome()
+    started_s = time.process_time()
+    kept = await asyncio.gather(*(exchange(pool, request, 120) for _ in range(streams)))
+    outcome.running_cpu_s = time.process_time() - started_s
+    started_s = time.process_time()
+    samples = [read(transcript, 0.0, read_events) for transcript in kept]
+    outcome.reading_cpu_s = time.process_time() - started_s
+    outcome.tokens = sum(sample.output_tokens for sample in samples)
+    for transcript, sample in zip(kept, samples, strict=True):
+        sent = [float(t) for t in _SENT.findall(transcript.body)]
+        outcome.streams.append(list(zip(sent, sample.chunk_s, strict=True)))
+    pool.close()
+    return outcome
+
+
+async def httpx_client(url: str, streams: int) -> Outcome:
+    """The way most load generators are written: a task and an await for each line."""
+    import httpx
+
+    outcome = Outcome()
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+
+    async def one(client: Any) -> None:
+        stamps: list[tuple[float, float]] = []
+        async with client.stream("POST", f"{url}/v1/completions", json=BODY) as response:
+            async for line in response.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                if "sent" in chunk:
+                    stamps.append((chunk["sent"], time.perf_counter()))
+                elif "usage" in chunk:
+                    outcome.tokens += chunk["usage"]["completion_tokens"]
+        outcome.streams.append(stamps)
+
+    async with httpx.AsyncClient(timeout=None, limits=limits, trust_env=False) as client:
+        started_s = time.process_time()
+        await asyncio.gather(*(one(client) for _ in range(streams)))
+        outcome.running_cpu_s = time.process_time() - started_s
+    return outcome
+
+
+async def aiohttp_client(url: str, streams: int) -> Outcome:
+    """What vLLM's own benchmark is built on."""
+    import aiohttp
+
+    outcome = Outcome()
+
+    async def one(session: Any) -> None:
+        stamps: list[tuple[float, float]] = []
+        rest = b""
+        async with session.post(f"{url}/v1/completions", json=BODY) as response:
+            async for piece in response.content.iter_any():
+                *events, rest = (rest + piece).split(b"\n\n")
+                for event in events:
+                    if not event.startswith(b"data: {"):
+                        continue
+                    chunk = json.loads(event[6:])
+                    if "sent" in chunk:
+                        stamps.append((chunk["sent"], time.perf_counter()))
+                    elif "usage" in chunk:
+                        outcome.tokens += chunk["usage"]["completion_tokens"]
+        outcome.streams.append(stamps)
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        started_s = time.process_time()
+        await asyncio.gather(*(one(session) for _ in range(streams)))
+        outcome.running_cpu_s = time.process_time() - started_s
+    return outcome
+
+
+CLIENTS = {"vllama": vllama_client, "httpx": httpx_client, "aiohttp": aiohttp_client}
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The nearest value."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def summary(outcome: Outcome, wall_s: float) -> dict[str, float]:
+    """The figures of one run. Gaps are compared with the gaps that the server made."""
+    late = [stamped - sent for stream in outcome.streams for sent, stamped in stream]
+    gaps = [
+        abs((b[1] - a[1]) - (b[0] - a[0]))
+        for stream in outcome.streams
+        for a, b in pairwise(stream)
+    ]
+    chunks = len(late)
+    return {
+        "chunks": chunks,
+        "tokens": outcome.tokens,
+        "wall_s": wall_s,
+        "running_us": 1e6 * outcome.running_cpu_s / chunks,
+        "reading_us": 1e6 * outcome.reading_cpu_s / chunks,
+        "late_p50_ms": 1e3 * quantile(late, 0.5),
+        "late_p99_ms": 1e3 * quantile(late, 0.99),
+        "gap_error_p50_ms": 1e3 * quantile(gaps, 0.5),
+        "gap_error_p99_ms": 1e3 * quantile(gaps, 0.99),
+    }
+
+
+def main(client: str, url: str, streams: int, core: int) -> None:
+    """Run one client once."""
+    import uvloop
+
+    os.sched_setaffinity(0, {core})
+    granted = realtime()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    started_s = time.perf_counter()
+    outcome = uvloop.run(CLIENTS[client](url, streams))
+    print(json.dumps(summary(outcome, time.perf_counter() - started_s) | {"realtime": granted}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

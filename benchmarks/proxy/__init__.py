@@ -1,0 +1,1 @@
+"""What vllama costs between client and engine."""

@@ -1,0 +1,124 @@
+"""The client of the benchmark: many streams by callbacks, and how late each token came."""
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+
+from vllama.uplink import Headers, UplinkPool
+
+STAMP = re.compile(rb'content":"(\d{10,}) "')
+
+
+@dataclass
+class Heard:
+    """What came back. Times in seconds."""
+
+    tokens: int = 0
+    late_s: list[float] = field(default_factory=list)
+    took_s: list[float] = field(default_factory=list)
+    failed: int = 0
+    seconds: float = 0.0
+
+
+class Listener:
+    """One answer: counts stamped tokens, and how long they were under way."""
+
+    def __init__(self, heard: Heard) -> None:
+        self.heard = heard
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.first: asyncio.Event = asyncio.Event()
+        self.status = 0
+        self._pieces: list[bytes] = []
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self.status = status
+
+    def on_body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def on_flush(self) -> None:
+        now = time.monotonic_ns()
+        for stamp in STAMP.findall(b"".join(self._pieces)):
+            self.heard.tokens += 1
+            self.heard.late_s.append((now - int(stamp)) / 1e9)
+        self._pieces.clear()
+        self.first.set()
+
+    def on_end(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+
+def body(kind: str, *, stream: bool, tokens: int, prompt: str = "hi") -> bytes:
+    """One request, as OpenAI's API or as Ollama's."""
+    messages = f'"messages":[{{"role":"user","content":"{prompt}"}}]'
+    streams = "true" if stream else "false"
+    if kind == "openai":
+        usage = ',"stream_options":{"include_usage":true}' if stream else ""
+        return (
+            f'{{"model":"m",{messages},"stream":{streams},"max_tokens":{tokens}{usage}}}'.encode()
+        )
+    options = f'"options":{{"num_predict":{tokens}}}'
+    return f'{{"model":"m",{messages},"stream":{streams},{options}}}'.encode()
+
+
+class Target:
+    """One server under test."""
+
+    def __init__(self, url: str, kind: str) -> None:
+        self.pool = UplinkPool(url)
+        self.kind = kind
+        self.path = b"/v1/chat/completions" if kind == "openai" else b"/api/chat"
+
+    async def send(self, heard: Heard, **more: object) -> tuple[Listener, object]:
+        """Begin one request."""
+        listener = Listener(heard)
+        link = await self.pool.acquire()
+        raw = body(self.kind, **more)  # type: ignore[arg-type]
+        headers = [(b"content-type", b"application/json")]
+        link.send(self.pool.request(b"POST", self.path, raw, headers), listener)
+        return listener, link
+
+    async def streams(self, count: int, tokens: int) -> Heard:
+        """`count` streams at once, each of `tokens` tokens."""
+        heard = Heard()
+        began = time.monotonic()
+        sent = [await self.send(heard, stream=True, tokens=tokens) for _ in range(count)]
+        for listener, _ in sent:
+            error = await listener.ended
+            heard.failed += error is not None or listener.status != 200
+        heard.seconds = time.monotonic() - began
+        return heard
+
+    async def calls(self, in_flight: int, total: int) -> Heard:
+        """`total` whole answers, `in_flight` at a time."""
+        heard = Heard()
+        left = iter(range(total))
+
+        async def worker() -> None:
+            for _ in left:
+                began = time.monotonic()
+                listener, _ = await self.send(heard, stream=False, tokens=200)
+                error = await listener.ended
+                heard.failed += error is not None or listener.status != 200
+                heard.took_s.append(time.monotonic() - began)
+
+        began = time.monotonic()
+        await asyncio.gather(*(worker() for _ in range(in_flight)))
+        heard.seconds = time.monotonic() - began
+        return heard
+
+    async def abort(self, phase: str) -> int:
+        """Hang up in a phase; when (monotonic ns)."""
+        prompt = "hi" if phase == "decode" else "hold"
+        listener, link = await self.send(
+            Heard(), stream=phase != "non-stream", tokens=10_000, prompt=prompt
+        )
+        if phase == "decode":
+            await listener.first.wait()
+        else:
+            await asyncio.sleep(0.1)
+        now = time.monotonic_ns()
+        link.abort()  # type: ignore[attr-defined]
+        return now

@@ -1,0 +1,1 @@
+"""Benchmarks of the tuner: see `__main__`."""
