@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vllama.engines import vllm_command, vllm_default, vllm_installed
+from vllama.engines.vllm_command import Served
 from vllama.engines.vllm_installed import Installed
 from vllama.errors import EngineFailed, EngineMissing
 from vllama.machine import GIB, Cpu, Gpu, Machine
@@ -99,7 +100,7 @@ def test_a_missing_vllm_says_what_to_install(tmp_path: Path) -> None:
 
 def test_the_command_is_this_one(installed: Installed) -> None:
     profile = a_profile(max_num_seqs=8, enable_prefix_caching=False, disable_log_stats=False)
-    command = vllm_command.command(profile, 8123, installed=installed, folder=Path("/models/m"))
+    command = vllm_command.command(profile, 8123, Served(Path("/models/m")), installed)
     assert command[0] == str(installed.python)
     assert Path(command[1]).name == "vllama_serve.py"
     assert command[2:] == [
@@ -111,10 +112,21 @@ def test_the_command_is_this_one(installed: Installed) -> None:
 
 
 def test_embeddings_start_a_pooling_server(installed: Installed) -> None:
-    command = vllm_command.command(
-        a_profile(), 1, installed=installed, folder=Path("/m"), pools=True
-    )
+    command = vllm_command.command(a_profile(), 1, Served(Path("/m"), pools=True), installed)
     assert command[command.index("--runner") + 1] == "pooling"
+
+
+@pytest.mark.parametrize(("rank", "room"), [(4, "8"), (16, "16"), (40, "64")])
+def test_an_adapter_is_served_under_the_models_name(
+    installed: Installed, tmp_path: Path, rank: int, room: str
+) -> None:
+    write(tmp_path / "lora" / "adapter_config.json", f'{{"r": {rank}}}')
+    served = Served(Path("/m"), adapter=tmp_path / "lora")
+    command = vllm_command.command(a_profile(), 1, served, installed)
+    assert command[command.index("--served-model-name") + 1] == "org/model#base"
+    assert command[command.index("--lora-modules") + 1] == f"org/model={tmp_path / 'lora'}"
+    assert command[command.index("--max-lora-rank") + 1] == room
+    assert "--enable-lora" in command
 
 
 @pytest.mark.parametrize(
@@ -131,7 +143,7 @@ def test_an_option_that_it_does_not_have_never_reaches_it(
     installed: Installed, option: str, remedy: str
 ) -> None:
     with pytest.raises(EngineFailed) as caught:
-        vllm_command.command(a_profile(**{option: 1}), 1, installed=installed, folder=Path("/m"))
+        vllm_command.command(a_profile(**{option: 1}), 1, Served(Path("/m")), installed)
     assert caught.value.kind == "bad_option"
     assert f"'{option}'" in caught.value.message
     assert remedy in caught.value.remedy

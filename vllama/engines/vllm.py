@@ -8,8 +8,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllama.engines import probe, process, vllm_command, vllm_default, vllm_installed, vllm_live
+from vllama.engines import (
+    metal,
+    probe,
+    process,
+    vllm_command,
+    vllm_default,
+    vllm_installed,
+    vllm_live,
+)
 from vllama.engines.engine import Endpoint, Fact
+from vllama.engines.vllm_command import Served
 from vllama.engines.vllm_installed import Installed
 from vllama.engines.vllm_log import Story, explain
 from vllama.errors import EngineFailed, UsageError
@@ -17,7 +26,7 @@ from vllama.machine import Machine
 from vllama.model import Model
 from vllama.profile import Profile
 from vllama.settings import Settings
-from vllama.store import names
+from vllama.store import catalogue, names
 
 NAME = "vllm"
 # A dead engine core takes its server along after five seconds; its last lines come at once.
@@ -50,7 +59,7 @@ class Vllm:
         Raises:
             EngineMissing: nowhere.
         """
-        return vllm_installed.find(self.settings.vllm_python)
+        return vllm_installed.find(self.settings.vllm_python or metal.python(self.settings))
 
     def start(self, profile: Profile) -> AbstractAsyncContextManager[Endpoint]:
         """Launch it, wait until it has really answered, and stop it on leaving."""
@@ -97,12 +106,10 @@ async def _started(
     installed: Installed, profile: Profile, settings: Settings
 ) -> AsyncIterator[Endpoint]:
     model = names.resolve(profile.model, settings)
-    embeds = pools(model, profile)
+    what = served(model, profile, settings)
     port = process.free_port(vllm_command.HOST)
     url = f"http://{vllm_command.HOST}:{port}"
-    command = vllm_command.command(
-        profile, port, installed=installed, folder=folder(model), pools=embeds
-    )
+    command = vllm_command.command(profile, port, what, installed)
     environment = vllm_command.environment(profile, settings.environment, installed=installed)
     died = asyncio.Event()
     story = Story(on_death=died.set)
@@ -120,7 +127,7 @@ async def _started(
             await process.wait_ready(
                 child, lambda: _is_up(life, url), stall_s=settings.load_timeout_s, what="vLLM"
             )
-            await _first_answer(life, url, profile.model, embeds, settings.load_timeout_s)
+            await _first_answer(life, url, profile.model, what.pools, settings.load_timeout_s)
             yield Endpoint(
                 base_url=url,
                 model=profile.model,
@@ -166,22 +173,30 @@ async def _facts(url: str, story: Story) -> dict[str, Fact]:
     return dict(story.facts)
 
 
-def folder(model: Model) -> Path:
-    """Where the weights lie that vLLM reads.
+def served(model: Model, profile: Profile, settings: Settings) -> Served:
+    """What a launch of `profile` serves.
 
     Raises:
-        UsageError: there is only GGUF.
+        UsageError: vLLM cannot read the model's weights.
     """
     if model.safetensors is None:
         raise UsageError(
             f"vLLM needs the safetensors weights of {model.name}, and here is only GGUF",
             "Serve it with --engine llamacpp, or give the folder of the original model.",
         )
-    return model.safetensors
+    return Served(model.safetensors, _pools(model, profile), _adapter(model, settings))
 
 
-def pools(model: Model, profile: Profile) -> bool:
+def _pools(model: Model, profile: Profile) -> bool:
     """Whether it is served for embeddings: vLLM does either that or generation."""
     if "runner" in profile.options or "convert" in profile.options:
         return profile.options.get("runner") == "pooling" or "convert" in profile.options
     return model.shape.pooling is not None
+
+
+def _adapter(model: Model, settings: Settings) -> Path | None:
+    """The adapter that belongs to a model made by `create`, if vLLM can read it."""
+    if Path(model.name).is_absolute():
+        return None
+    adapter = catalogue.card(model.name, settings).adapter
+    return adapter if adapter is not None and adapter.is_dir() else None

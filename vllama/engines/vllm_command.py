@@ -1,7 +1,9 @@
 """From a profile to the command and the environment that launch vLLM: pure functions."""
 
 import difflib
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllama.engines import vllm_live
@@ -11,6 +13,10 @@ from vllama.profile import Profile, Scalar
 
 SERVE = Path(__file__).parent / "vllm_inside" / "vllama_serve.py"
 HOST = "127.0.0.1"
+# The name of an adapted model's base; nobody asks for it.
+BASE = "#base"
+# The sizes that vLLM lays its buffers out for.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 # vllama sets these itself, or needs them as they are to find the server again.
 RESERVED = frozenset(
@@ -35,25 +41,45 @@ GONE = {
 }
 
 
-def command(
-    profile: Profile, port: int, *, installed: Installed, folder: Path, pools: bool = False
-) -> list[str]:
-    """The words that launch `profile` for the model in `folder`; `pools` for embeddings.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is served: the weights in `folder`, for embeddings when it `pools`.
+
+    `adapter` is a LoRA adapter in peft's layout that requests of the profile's name get.
+    """
+
+    folder: Path
+    pools: bool = False
+    adapter: Path | None = None
+
+
+def command(profile: Profile, port: int, served: Served, installed: Installed) -> list[str]:
+    """The words that launch `profile`.
 
     Raises:
         EngineFailed: of kind `bad_option`, naming an option that this vLLM does not have.
     """
     check(profile.options, installed)
     options: dict[str, Scalar] = {k: v for k, v in WANTED.items() if k in installed.flags.names}
-    if pools and "runner" in installed.flags.names:
+    if served.pools and "runner" in installed.flags.names:
         options["runner"] = "pooling"
+    if served.adapter is not None:
+        options |= _adapted(profile.model, served.adapter)
     options |= profile.options
     options |= vllm_live.options(profile, installed)
-    words = [str(installed.python), str(SERVE), "serve", str(folder)]
-    words += ["--host", HOST, "--port", str(port), "--served-model-name", profile.model]
-    for name, value in options.items():
-        words += _words(name, value, installed)
+    name = profile.model if served.adapter is None else f"{profile.model}{BASE}"
+    words = [str(installed.python), str(SERVE), "serve", str(served.folder)]
+    words += ["--host", HOST, "--port", str(port), "--served-model-name", name]
+    for option, value in options.items():
+        words += _words(option, value, installed)
     return words
+
+
+def _adapted(name: str, adapter: Path) -> dict[str, Scalar]:
+    """An adapter is a model of its own name beside its base; vLLM wants to know its rank."""
+    rank = int(json.loads((adapter / "adapter_config.json").read_text()).get("r") or RANKS[0])
+    room = next((each for each in RANKS if each >= rank), rank)
+    return {"enable_lora": True, "lora_modules": f"{name}={adapter}", "max_lora_rank": room}
 
 
 def check(options: Mapping[str, Scalar], installed: Installed) -> None:

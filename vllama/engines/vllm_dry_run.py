@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from vllama.engines import process, vllm_command
-from vllama.engines.vllm import Vllm, folder, pools
+from vllama.engines.vllm import Vllm, served
 from vllama.engines.vllm_log import explain, refusal
 from vllama.errors import EngineFailed
 from vllama.profile import Profile, Scalar
@@ -73,10 +73,8 @@ class DryRun:
         """
         profile = Profile(self._profile.name, "vllm", self._profile.model, options)
         try:
-            words = vllm_command.command(
-                profile, 1, installed=self._engine.installed(), folder=folder(self._model),
-                pools=pools(self._model, profile),
-            )  # fmt: skip
+            what = served(self._model, profile, self._engine.settings)
+            words = vllm_command.command(profile, 1, what, self._engine.installed())
         except EngineFailed as refusal:
             return Verdict(reason=str(refusal))
         arguments = words[words.index("serve") + 1 :]
