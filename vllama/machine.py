@@ -1,17 +1,29 @@
-"""What this computer is. Only this module asks the hardware who it is."""
+"""What this computer is: its accelerators, its processor, its memory, and who else uses them."""
 
-import os
 import platform
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """A process that holds memory of an accelerator."""
+
+    pid: int
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gpu:
-    """One accelerator. Sizes in bytes; `compute_capability` as (major, minor)."""
+    """One accelerator, or a slice of one (MIG). Sizes in bytes; what could not be asked is 0.
+
+    `throttled` are the reasons for which it runs below its clocks now. `links` are the
+    indices of those that NVLink or its like joins to it. `shares_memory` with the processor.
+    """
 
     index: int
     name: str
@@ -21,6 +33,23 @@ class Gpu:
     compute_capability: tuple[int, int] = (0, 0)
     memory_bandwidth_bytes_per_s: float = 0.0
     vendor: str = "nvidia"
+    power_limit_w: float = 0.0
+    power_w: float = 0.0
+    temperature_c: float = 0.0
+    utilization: float = 0.0
+    throttled: tuple[str, ...] = ()
+    processes: tuple[Process, ...] = ()
+    links: tuple[int, ...] = ()
+    pcie: str = ""
+    numa_node: int = -1
+    is_slice: bool = False
+    shares_memory: bool = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody else uses it enough to spoil a measurement."""
+        held = sum(p.memory_bytes for p in self.processes)
+        return self.utilization > 0.02 or held > 300 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,7 @@ class Machine:
     available_bytes: int
     driver: str = ""
     system: str = "Linux"
+    cuda: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -55,92 +85,30 @@ class Machine:
         name = re.sub(r"[^a-z0-9]+", "-", first.name.lower()).strip("-")
         return f"{len(self.gpus)}x-{name}-{round(first.memory_bytes / 1e9)}gb"
 
+    def visible_to(self, environment: Mapping[str, str]) -> "Machine":
+        """With only the accelerators that CUDA_VISIBLE_DEVICES or its like leaves to a process.
+
+        NVML and its likes list all of them, whatever the variables say.
+        """
+        names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+        listed = next((environment[n] for n in names if n in environment), None)
+        if listed is None:
+            return self
+        left = []
+        for word in (w.strip() for w in listed.split(",")):
+            found = [g for g in self.gpus if word in (str(g.index), g.uuid)] or [
+                g for g in self.gpus if word and g.uuid.startswith(word)
+            ]
+            if not found:
+                # As CUDA does: what follows a name that is not there does not count.
+                break
+            left.append(found[0])
+        return replace(self, gpus=tuple(left))
+
 
 def detect() -> Machine:
     """Ask the hardware. Never fails: what cannot be asked is left out."""
-    import psutil
+    # Imported here: the command line must not pay for it when it only prints a help text.
+    from vllama import hardware
 
-    memory = psutil.virtual_memory()
-    gpus, driver = _nvidia()
-    return Machine(
-        gpus=gpus,
-        cpu=Cpu(
-            name=_cpu_name(),
-            cores=_usable_cores(),
-            physical_cores=psutil.cpu_count(logical=False) or 1,
-            features=_cpu_features(),
-            numa_nodes=len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
-        ),
-        memory_bytes=memory.total,
-        available_bytes=memory.available,
-        driver=driver,
-        system=platform.system(),
-    )
-
-
-def _nvidia() -> tuple[tuple[Gpu, ...], str]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return (), ""
-    try:
-        gpus = tuple(_nvidia_gpu(i) for i in range(pynvml.nvmlDeviceGetCount()))
-        return gpus, str(pynvml.nvmlSystemGetDriverVersion())
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _nvidia_gpu(index: int) -> Gpu:
-    import pynvml
-
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    try:
-        clock_hz = pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM) * 1e6
-        bandwidth = 2 * clock_hz * pynvml.nvmlDeviceGetMemoryBusWidth(handle) / 8
-    except pynvml.NVMLError:
-        bandwidth = 0.0
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    return Gpu(
-        index=index,
-        name=str(pynvml.nvmlDeviceGetName(handle)),
-        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
-        memory_bytes=int(memory.total),
-        free_bytes=int(memory.free),
-        compute_capability=(int(major), int(minor)),
-        memory_bandwidth_bytes_per_s=bandwidth,
-    )
-
-
-def _usable_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-
-
-def _cpu_name() -> str:
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cpu_features() -> frozenset[str]:
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
-    for line in _cpuinfo():
-        if line.startswith(("flags", "Features")):
-            return frozenset(line.split()) & frozenset(wanted)
-    return frozenset()
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+    return hardware.detect()

@@ -1,0 +1,26 @@
+"""Asking the hardware who it is; `vllama.machine.detect` is the door to it."""
+
+import platform
+from pathlib import Path
+
+from vllama.hardware import amd, apple, nvidia, processor
+from vllama.machine import Machine
+
+ROOT = Path("/")
+
+
+def detect(root: Path = ROOT) -> Machine:
+    """This computer; `root` is where its /proc and /sys lie. Never fails."""
+    memory = processor.memory(root)
+    gpus, driver, cuda = nvidia.ask(memory)
+    if not gpus:
+        gpus = amd.ask(root) or apple.ask(memory)
+    return Machine(
+        gpus=gpus,
+        cpu=processor.ask(root),
+        memory_bytes=memory.total_bytes,
+        available_bytes=memory.available_bytes,
+        driver=driver,
+        system=platform.system(),
+        cuda=cuda,
+    )
