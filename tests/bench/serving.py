@@ -21,6 +21,7 @@ class Call:
     path: str
     body: Body
     writer: asyncio.StreamWriter
+    method: str = "POST"
 
     def head(self, status: int = 200, *headers: str) -> None:
         lines = [f"HTTP/1.1 {status} X", "transfer-encoding: chunked", *headers]
@@ -28,6 +29,9 @@ class Call:
 
     def piece(self, data: bytes) -> None:
         self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def empty(self, status: int) -> None:
+        self.writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n".encode())
 
     def end(self) -> None:
         self.writer.write(b"0\r\n\r\n")
@@ -119,10 +123,12 @@ async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> C
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
-    first, *lines = head.decode().split("\r\n")
+    lines = head.decode().lower().split("\r\n")
     sizes = [line.partition(":")[2] for line in lines if line.startswith("content-length")]
     raw = await reader.readexactly(int(sizes[0])) if sizes else b"{}"
-    return Call(first.split()[1], json.loads(raw), writer)
+    is_json = raw[:1] in (b"{", b"[")
+    method, path = head.decode().split()[:2]
+    return Call(path, json.loads(raw) if is_json else {"raw": len(raw)}, writer, method)
 
 
 def miscounts(shown: Measurement) -> list[str]:

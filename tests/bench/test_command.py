@@ -11,6 +11,7 @@ import pytest
 
 from tests.bench.serving import Answer, Call, completes, ollama, scripted
 from vllama.engines.engine import Endpoint
+from vllama.settings import Settings
 
 SMALL = ("--requests", "12", "--prompt-tokens", "20", "--output-tokens", "8")
 
@@ -168,3 +169,44 @@ async def test_out_writes_what_a_baseline_reads(
     )
     assert code == 0, said
     assert document["gate"]["verdict"] in ("pass", "undecided")
+
+
+async def test_what_is_aimed_at_and_what_is_not_alike_is_printed() -> None:
+    load = ("--workload", "concurrent-5-short-nostream", "--requests", "30")
+    async with scripted(serving_openai) as ours, scripted(serving_ollama()) as theirs:
+        code, document, said = await bench(
+            "--url", ours.url, "--vs-ollama", theirs.url, *load, "--json"
+        )
+    assert code == 0, said
+    assert [r["workload"]["concurrency"] for r in document["results"][:2]] == [1, 1]
+    assert [(a["workload"], a["aimed"]) for a in document["aims"]] == [
+        ("concurrent-5-short-nostream", 2.0)
+    ]
+    assert "aim  concurrent-5-short-nostream: 2x; measured " in said
+    assert "not alike: context of one sequence" in said or document["unlike"]["ollama"] == []
+
+
+async def test_ollama_is_given_the_very_file_that_is_measured(
+    toy: Path, session_settings: Settings
+) -> None:
+    import asyncio
+
+    from vllama.bench.contest import Target
+    from vllama.cli import bench_ollama
+    from vllama.engines.attached import Attached
+    from vllama.profile import Profile
+
+    seen: list[str] = []
+
+    async def answer(call: Call) -> None:
+        seen.append(call.path)
+        if call.path.startswith("/api/blobs/"):
+            return call.empty(404 if call.method == "HEAD" else 201)
+        return call.whole({"status": "success"})
+
+    async with scripted(answer) as server:
+        first = Target("best", Attached(server.url), Profile("best", "llamacpp", str(toy)))
+        name = await asyncio.to_thread(bench_ollama.bring, server.url, first, session_settings)
+    assert name.startswith("vllama-bench-")
+    assert seen[-1] == "/api/create"
+    assert len([path for path in seen if path.startswith("/api/blobs/sha256:")]) == 2

@@ -11,38 +11,38 @@ from vllama.bench.transcript import Transcript
 Reader: TypeAlias = Callable[[Transcript, float], Sample]
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     text: str | None = None
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] = msgspec.field(default_factory=list)
     usage: _Usage | None = None
     error: Any = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: str | None = None
     thinking: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     response: str | None = None
     thinking: str | None = None
     message: _Message | None = None
@@ -71,12 +71,13 @@ def read_events(transcript: Transcript, scheduled_s: float) -> Sample:
     usage, finished, closed = _Usage(), False, False
     try:
         for arrived_s, event in split(transcript, b"\n\n"):
-            data = event.removeprefix(b"data:").strip()
-            if event.startswith((b"event: error", b"error:")):
-                return _failed(transcript, scheduled_s, "server-error", times)
-            if not event.startswith(b"data:"):
-                continue
-            if data == b"[DONE]":
+            if event[:6] != b"data: ":
+                if event.startswith((b"event: error", b"error:")):
+                    return _failed(transcript, scheduled_s, "server-error", times)
+                if not event.startswith(b"data:"):
+                    continue
+            data = event[5:]
+            if data.strip() == b"[DONE]":
                 closed = True
                 continue
             chunk = _chunk.decode(data)
@@ -84,8 +85,9 @@ def read_events(transcript: Transcript, scheduled_s: float) -> Sample:
                 return _failed(transcript, scheduled_s, "server-error", times)
             usage = chunk.usage or usage
             for choice in chunk.choices:
-                finished = finished or choice.finish_reason is not None
-                if choice.text or _says(choice.delta):
+                if choice.finish_reason is not None:
+                    finished = True
+                if choice.text or (choice.delta is not None and _says(choice.delta)):
                     times.append(arrived_s)
     except msgspec.MsgspecError:
         return _failed(transcript, scheduled_s, "malformed", times)
@@ -176,10 +178,11 @@ def split(transcript: Transcript, separator: bytes) -> Iterator[tuple[float, byt
     """The events of a stream, each with the arrival of its last byte."""
     rest = b""
     for arrived_s, piece in zip(transcript.times, transcript.pieces, strict=True):
-        whole = rest + piece if rest else piece
-        if b"\r" in whole:
-            whole = whole.replace(b"\r\n", b"\n")
-        *events, rest = whole.split(separator)
+        # Nearly every piece is one whole event.
+        if not rest and b"\r" not in piece and piece.find(separator) == len(piece) - len(separator):
+            yield arrived_s, piece[: -len(separator)]
+            continue
+        *events, rest = (rest + piece).replace(b"\r\n", b"\n").split(separator)
         for event in events:
             if event:
                 yield arrived_s, event
@@ -187,10 +190,8 @@ def split(transcript: Transcript, separator: bytes) -> Iterator[tuple[float, byt
         yield transcript.times[-1], rest
 
 
-def _says(delta: _Delta | None) -> bool:
-    return delta is not None and bool(
-        delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls
-    )
+def _says(delta: _Delta) -> bool:
+    return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls)
 
 
 def _sample(

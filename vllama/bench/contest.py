@@ -69,6 +69,9 @@ class Contest:
                     up = {t.name: await self._enter(stack, t) for t in group}
                     async for block in self._alternate(up, start):
                         yield block
+                    if not self.together:
+                        for session in up.values():
+                            await session.unload()
 
     async def _enter(self, stack: AsyncExitStack, target: Target) -> LiveSession:
         session = await stack.enter_async_context(Rig(target.engine).started(target.profile))

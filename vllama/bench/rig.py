@@ -152,6 +152,12 @@ class LiveSession:
         self._warm.add(workload.shape)
         await self.reset_prefix_cache()
 
+    async def unload(self) -> None:
+        """Make an Ollama that goes on running give its memory to the next in turn."""
+        if self.endpoint.api == "ollama":
+            body = {"model": self.endpoint.model, "keep_alive": 0, "stream": False}
+            await self.connection.post("/api/generate", body)
+
     async def reset_prefix_cache(self) -> None:
         """Forget cached prefixes, where the server can be told to."""
         if "vllm" in (self.endpoint.engine, self.endpoint.facts.get("engine")):

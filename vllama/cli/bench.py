@@ -17,7 +17,10 @@ from vllama.cli import INTERRUPTED, baseline
 from vllama.errors import UsageError, VllamaError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vllama.bench.contest import Block, Contest
+    from vllama.bench.verdicts import Verdict
     from vllama.cli.bench_plan import Plan
 
 _FIND_OLLAMA = "auto"
@@ -34,7 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a saved profile, or `default`; may be given again (best, else default)")  # fmt: skip
     add("--vs-ollama", nargs="?", const=_FIND_OLLAMA, metavar="URL",
         help="take the same load to Ollama: at URL, or found or started here")  # fmt: skip
-    add("--ollama-model", metavar="NAME", help="the model's name there")
+    add("--ollama-model", metavar="NAME", help="the model's name there (the same weights)")
+    add("--ollama-import", action="store_true", help="give Ollama the GGUF file that is measured")
     add("--workload", action="append", default=[], metavar="NAME|FILE",
         help="a load; may be given again (sequential, concurrent-5, concurrent-50)")  # fmt: skip
     add("--concurrency", type=_numbers, metavar="N,N...", help="each load with so many in flight")
@@ -132,7 +136,8 @@ def _report(
     document |= {"command": command, "interrupted": outcome.interrupted}
     document |= {"started_at": outcome.started_at.isoformat()}
     document |= {"ended_at": outcome.ended_at.isoformat()}
-    print(bench_lines.tables(found, judged), file=sys.stderr)
+    document |= _beside_ollama(document, judged) if args.vs_ollama else {}
+    print(bench_lines.tables(found, judged, document), file=sys.stderr)
     whole = not outcome.interrupted and outcome.failure is None
     code = baseline.judge(document, old, args) if old and whole else 0
     if not old:
@@ -144,6 +149,19 @@ def _report(
     if outcome.failure:
         raise outcome.failure
     return INTERRUPTED if outcome.interrupted else code
+
+
+def _beside_ollama(document: dict[str, Any], judged: Sequence[Verdict]) -> dict[str, Any]:
+    """What vllama aims at, and what is not alike between the two."""
+    from vllama.cli import bench_ollama
+
+    ours = document["targets"][0]
+    unlike = {
+        t["name"]: bench_ollama.differences(ours, t, bench_ollama.shown(t["url"], t["model"]))
+        for t in document["targets"]
+        if t["name"] in bench_ollama.SIDES
+    }
+    return {"aims": [a.to_json() for a in bench_ollama.aims(judged)], "unlike": unlike}
 
 
 def _check(args: argparse.Namespace) -> None:

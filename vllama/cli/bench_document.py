@@ -8,6 +8,7 @@ from typing import Any
 from vllama import __version__
 from vllama.bench.contest import Contest, Target
 from vllama.bench.verdicts import Result, Verdict
+from vllama.cli.bench_ollama import SIDES
 from vllama.cli.bench_plan import Plan
 from vllama.tuner.document import machine
 
@@ -26,7 +27,7 @@ def document(
         "git_commit": _commit(),
         "seed": plan.seed,
         "turns": "blocks" if contest.together else "starts",
-        "targets": [_target(t, contest) for t in contest.targets],
+        "targets": [_target(t, contest, plan.weights) for t in contest.targets],
         "results": [r.to_json() for r in found],
         "comparisons": [v.to_json() for v in judged],
     }
@@ -39,7 +40,7 @@ def _model(plan: Plan, contest: Contest) -> str:
     return plan.model if first.launched or endpoint is None else endpoint.model
 
 
-def _target(target: Target, contest: Contest) -> dict[str, Any]:
+def _target(target: Target, contest: Contest, weights: str) -> dict[str, Any]:
     endpoint = contest.endpoints.get(target.name)
     kind = endpoint.facts.get("engine", endpoint.engine) if endpoint else target.engine.name
     return {
@@ -48,6 +49,7 @@ def _target(target: Target, contest: Contest) -> dict[str, Any]:
         "version": endpoint.version if endpoint else "",
         "url": endpoint.base_url if endpoint else None,
         "model": endpoint.model if endpoint else target.profile.model,
+        "weights": weights if target.launched and target.name not in SIDES else "",
         "options": dict(target.profile.options),
         "profile": target.profile.to_json() if target.launched else None,
         "profile_digest": target.profile.digest if target.launched else None,

@@ -1,6 +1,7 @@
 """What `vllama bench` shows to people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vllama.bench.contest import Block
 from vllama.bench.measurement import Measurement, Quantiles, summarize
@@ -30,11 +31,31 @@ def progress(block: Block, number: int, total: int) -> str:
     )
 
 
-def tables(found: Sequence[Result], judged: Sequence[Verdict]) -> str:
+def tables(found: Sequence[Result], judged: Sequence[Verdict], document: Mapping[str, Any]) -> str:
     """Figures, doubts, verdicts and what the figures mean."""
     rows = [_COLUMNS, *(_row(r) for r in found)]
-    parts = [_aligned(rows), "\n".join(_doubts(found)), "\n".join(_sentence(v) for v in judged)]
+    parts = [_aligned(rows), "\n".join(_doubts(found))]
+    parts += [_versus(pair, judged, document) for pair in _pairs(judged)]
     return "\n\n".join(part for part in (*parts, DEFINITIONS) if part)
+
+
+def _pairs(judged: Sequence[Verdict]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((v.candidate, v.baseline) for v in judged))
+
+
+def _versus(pair: tuple[str, str], judged: Sequence[Verdict], document: Mapping[str, Any]) -> str:
+    """One candidate against one baseline: verdicts, what was aimed at, what is not alike."""
+    candidate, baseline = pair
+    lines = [f"{candidate} against {baseline}"]
+    lines += [f"  {_sentence(v)}" for v in judged if (v.candidate, v.baseline) == pair]
+    for aim in document.get("aims") or ():
+        if aim["baseline"] == baseline:
+            ratio = "-" if aim["ratio"] is None else f"{aim['ratio']:.2f}x"
+            goal = "faster" if aim["aimed"] == 1 else f"{aim['aimed']:g}x"
+            lines.append(f"  aim  {aim['workload']}: {goal}; measured {ratio}: {aim['verdict']}")
+    for difference in (document.get("unlike") or {}).get(baseline) or ():
+        lines.append(f"  not alike: {difference}")
+    return "\n".join(lines)
 
 
 def _row(result: Result) -> tuple[str, ...]:
@@ -79,7 +100,7 @@ def _doubts(found: Sequence[Result]) -> list[str]:
 
 
 def _sentence(verdict: Verdict) -> str:
-    who = f"{verdict.workload}  {verdict.metric}: {verdict.candidate} against {verdict.baseline}"
+    who = f"{verdict.workload}  {verdict.metric}"
     compared = verdict.comparison
     if compared is None:
         return f"{who}: no comparison: {verdict.refused}"

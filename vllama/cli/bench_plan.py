@@ -14,10 +14,11 @@ from vllama.bench import workloads
 from vllama.bench.contest import Contest, Target
 from vllama.bench.workload import Workload
 from vllama.cli import baseline as gate
+from vllama.cli import bench_ollama
 from vllama.engines import choose, engine
 from vllama.engines.attached import Attached
 from vllama.engines.engine import Engine
-from vllama.errors import EngineMissing, ProfileNotFound, UsageError
+from vllama.errors import ProfileNotFound, UsageError
 from vllama.machine import Machine
 from vllama.model import Model
 from vllama.profile import Profile
@@ -25,7 +26,6 @@ from vllama.settings import Settings
 from vllama.shelf import Shelf, load
 
 DEFAULT_WORKLOADS = ("sequential-short", "concurrent-5-short", "concurrent-50-short")
-OLLAMA = "ollama"
 DEFAULT = "default"
 # Six pairs are the fewest from which the rank test gives a 95 % interval.
 _PAIRED_BLOCKS = 6
@@ -44,6 +44,7 @@ class Plan:
     pairs: tuple[tuple[str, str], ...]
     said: tuple[str, ...]
     seed: int
+    weights: str = ""
 
 
 def make(args: argparse.Namespace, settings: Settings, old: Mapping[str, Any] | None) -> Plan:
@@ -55,12 +56,13 @@ def make(args: argparse.Namespace, settings: Settings, old: Mapping[str, Any] | 
     machine = hardware.detect()
     said: list[str] = []
     targets = [_attached(args)] if args.url else _launched(args, settings, machine, said, old)
-    if args.vs_ollama:
-        targets.append(_ollama(args, settings, targets[0]))
     seed = _seed(args, old)
+    loads = [w.with_seed(seed) for w in _loads(args)]
+    if args.vs_ollama:
+        targets += _ollama(args, settings, targets[0], loads)
     starts = args.repeat
     blocks = _BLOCKS if starts > 1 or len(targets) == 1 else _PAIRED_BLOCKS
-    loads = [_sized(w.with_seed(seed), args, blocks * starts) for w in _loads(args)]
+    loads = [_sized(w, args, blocks * starts) for w in loads]
     model = targets[0].profile.model
     if old is not None:
         _refuse_early(old, machine, model if targets[0].launched else str(old.get("model")), loads)
@@ -68,7 +70,8 @@ def make(args: argparse.Namespace, settings: Settings, old: Mapping[str, Any] | 
     if len(targets) > 1:
         said.append("turns      " + ("block by block" if together else "start by start"))
     contest = Contest(tuple(targets), tuple(loads), blocks, starts, together)
-    return Plan(contest, machine, model, _pairs(targets), tuple(said), seed)
+    weights = store.resolve(args.model, settings).shape.quantization if not args.url else ""
+    return Plan(contest, machine, model, _pairs(targets), tuple(said), seed, weights)
 
 
 def _attached(args: argparse.Namespace) -> Target:
@@ -124,28 +127,24 @@ def _profile(name: str, shelf: Shelf, model: Model, machine: Machine, chosen: En
         ) from missing
 
 
-def _ollama(args: argparse.Namespace, settings: Settings, first: Target) -> Target:
-    name = args.ollama_model or ""
+def _ollama(
+    args: argparse.Namespace, settings: Settings, first: Target, loads: Sequence[Workload]
+) -> list[Target]:
     url = args.vs_ollama if args.vs_ollama != "auto" else ""
-    if url:
-        server = Attached(url, name, "ollama")
-        return Target(OLLAMA, server, server.profile(name), launched=False)
-    found = engine("ollama", settings)
-    try:
-        found.version()
-    except EngineMissing as missing:
-        raise EngineMissing(
-            missing.message, f"{missing.remedy} Or say where one runs: --vs-ollama URL."
-        ) from missing
-    profile = Profile(OLLAMA, "ollama", name or first.profile.model)
-    return Target(OLLAMA, found, profile)
+    name = args.ollama_model or ""
+    if args.ollama_import:
+        name = bench_ollama.bring(url or settings.address.url, first, settings)
+    return bench_ollama.targets(url, name, settings, first, max(w.concurrency for w in loads))
 
 
 def _loads(args: argparse.Namespace) -> list[Workload]:
-    loads = [w for name in args.workload or DEFAULT_WORKLOADS for w in workloads.named(name)]
+    usual = tuple(bench_ollama.AIMS) if args.vs_ollama else DEFAULT_WORKLOADS
+    loads = [w for name in args.workload or usual for w in workloads.named(name)]
     if args.concurrency:
         first = loads if args.workload else loads[:1]
         loads = [workloads.closed(n, w) for w in first for n in args.concurrency]
+    if args.vs_ollama:
+        loads = bench_ollama.with_alone(loads, workloads.named("sequential-short")[0])
     changed = [_overridden(w, args) for w in loads]
     return list({w.name: w for w in changed}.values())
 
@@ -220,7 +219,11 @@ def _side_by_side(targets: Sequence[Target], machine: Machine) -> bool:
 
 def _pairs(targets: Sequence[Target]) -> tuple[tuple[str, str], ...]:
     names = [t.name for t in targets]
-    for against in (OLLAMA, gate.AGAIN, DEFAULT):
+    rivals = [name for name in names if name in bench_ollama.SIDES]
+    if rivals:
+        ours = [name for name in names if name not in rivals]
+        return tuple((against, name) for against in rivals for name in ours)
+    for against in (gate.AGAIN, DEFAULT):
         if against in names:
             return tuple((against, name) for name in names if name != against)
     return tuple((names[0], name) for name in names[1:])
