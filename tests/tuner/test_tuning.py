@@ -23,7 +23,7 @@ def faster_with_slots(options: Mapping[str, Scalar]) -> float:
 
 
 def opened(path: Path, about: Subject, sampler: str = "tpe") -> AbstractContextManager[Study]:
-    made = samplers.make(sampler, about.space, seed=1)
+    made = samplers.make(sampler, about.space, 1, about.objective)
     return study.opened(str(path / "study.db"), about.study, about.space, about.objective, made)
 
 
@@ -218,7 +218,7 @@ async def test_every_event_is_a_trial_or_a_block_of_the_finals(tmp_path: Path) -
     assert all(isinstance(e, Block) for e in events[5:])
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "grid"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random", "nsga2", "grid"])
 async def test_every_sampler_searches(tmp_path: Path, sampler: str) -> None:
     about, bench = subject(), SimulatedBench(faster_with_slots)
     with opened(tmp_path, about, sampler) as kept:

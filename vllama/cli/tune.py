@@ -8,7 +8,7 @@ import json
 import shlex
 import signal
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a limit to keep, such as ttft_p95=500ms; may be given again")  # fmt: skip
     add("--trials", type=int, default=DEFAULT_TRIALS, help=f"at most ({DEFAULT_TRIALS})")
     add("--budget", metavar="TIME", help="at most so long, finals included, such as 30m")
-    add("--sampler", default="tpe", help="tpe, nsga2, random or grid (tpe)")
+    add("--sampler", default="gp", help="gp, tpe, nsga2, random or grid (gp)")
     add("--seed", type=int, default=0, help="of the search (0)")
     add("--fresh", action="store_true", help="forget an earlier study instead of going on with it")
     add("--allow-lossy", action="store_true", help="also try what may change answers")
@@ -128,6 +128,8 @@ def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
     from vllama import durations
     from vllama.bench.rig import Rig
     from vllama.tuner import samplers, study
+    from vllama.tuner.fit import Fit
+    from vllama.tuner.prior import Analytic
     from vllama.tuner.tuning import Budget, Tuning
 
     subject = plan.subject
@@ -135,7 +137,8 @@ def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
     if args.fresh:
         study.forget(str(file))
     seconds = None if args.budget is None else durations.parse(args.budget)
-    sampler = samplers.make(args.sampler, subject.space, args.seed)
+    known = Analytic(Fit.of(subject.space.ground), subject.objective, subject.workloads)
+    sampler = samplers.make(args.sampler, subject.space, args.seed, subject.objective, known)
     with study.opened(str(file), subject.study, subject.space, subject.objective, sampler) as kept:
         tuning = Tuning(
             kept, Rig(plan.choice.engine), subject, plan.machine, Budget(args.trials, seconds)
@@ -167,7 +170,8 @@ async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: An
     # A polite request to end is a Ctrl-C by another name: engines are stopped, the best kept.
     me = asyncio.current_task()
     assert me is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+    with suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
     async with aclosing(tuning.run()) as events:
         async for event in events:
             if isinstance(event, Trial):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllama.bench.workload import Workload
 from vllama.machine import Machine
 from vllama.tuner.attempt import Rung
 
@@ -24,7 +25,8 @@ def of(
     """Short where starts are cheap; longer where the budget has room for it.
 
     A start of a few tenths of a second asks for short blocks and many starts; one of a
-    minute for as much measuring as it has cost.
+    minute for as much measuring as it has cost. A load that says how long it lasts is taken
+    at its word.
     """
     asked = [load.duration_s for load in loads if load.duration_s]
     if asked:
@@ -40,8 +42,3 @@ def of(
 def _rungs(whole_s: float) -> tuple[Rung, ...]:
     """A third first; who is far behind then is not measured for the rest."""
     return (Rung(whole_s / 3), Rung(whole_s)) if whole_s >= 9 else (Rung(whole_s),)
-
-
-def starts_per_hour(seconds: Sequence[float]) -> float:
-    """At the typical cost of a whole trial."""
-    return 3600 * len(seconds) / sum(seconds) if sum(seconds) else 0.0

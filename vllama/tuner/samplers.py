@@ -7,17 +7,26 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from vllama.errors import UsageError
+from vllama.tuner.model_sampler import ModelSampler
+from vllama.tuner.objective import Objective
+from vllama.tuner.prior import Flat, Prior
 from vllama.tuner.space import Space
 
+OURS = "gp"
 
-def make(name: str, space: Space, seed: int) -> BaseSampler:
-    """The sampler called `name`.
+
+def make(
+    name: str, space: Space, seed: int, objective: Objective, prior: Prior | None = None
+) -> BaseSampler:
+    """The sampler called `name`; only `gp`, which is ours, listens to the prior.
 
     Raises:
         UsageError: there is none.
     """
+    if name == OURS:
+        return ModelSampler(space, objective, prior or Flat(), seed)
     if name not in _MAKERS:
-        raise UsageError(f"no sampler '{name}'", f"There are: {', '.join(_MAKERS)}.")
+        raise UsageError(f"no sampler '{name}'", f"There are: {', '.join(NAMES)}.")
     return _MAKERS[name](space, seed)
 
 
@@ -48,4 +57,4 @@ _MAKERS: dict[str, Callable[[Space, int], BaseSampler]] = {
     "random": _random,
     "grid": _grid,
 }
-NAMES = tuple(_MAKERS)
+NAMES = (OURS, *_MAKERS)

@@ -1,6 +1,6 @@
 """Study: the trials of one search, kept by Optuna so that a kill loses no finished one."""
 
-import fcntl
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,7 @@ from vllama.tuner.space import Knob, Space
 from vllama.tuner.trial import Trial, key
 
 _TRIAL, _ORIGIN, _PARAMS = "trial", "origin", "params"
+MEMORY = ":memory:"
 _NEVER_MEASURED = -100.0
 _PHASES = ("parse", "import", "load", "profile", "graph", "ready", "run")
 _PATIENCE = 25
@@ -48,7 +49,6 @@ class Study:
         self._objective = objective
         self._distributions = {k.name: distribution(k) for k in space.knobs}
         self._asked: dict[int, optuna.trial.Trial] = {}
-        self._read: dict[int, Trial] = {}
 
     @property
     def name(self) -> str:
@@ -57,12 +57,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Every finished trial, in the order of their numbers."""
-        found = self._study.get_trials(deepcopy=False)
-        finished = [t for t in found if t.state.is_finished() and _TRIAL in t.user_attrs]
-        for each in finished:
-            if each.number not in self._read:
-                self._read[each.number] = read(each)
-        return [self._read[t.number] for t in finished]
+        return finished(self._study)
 
     def plant(self, seeds: Mapping[str, list[dict[str, Scalar]]]) -> None:
         """Try these first, unless they were tried; by origin."""
@@ -158,9 +153,20 @@ def value_of(knob: Knob, param: Any) -> Scalar:
     return chosen
 
 
+def finished(study: optuna.Study) -> list[Trial]:
+    """Every finished trial of ours in an Optuna study, in the order of their numbers."""
+    found = study.get_trials(deepcopy=False)
+    return [read(t) for t in found if t.state.is_finished() and _TRIAL in t.user_attrs]
+
+
 def read(frozen: optuna.trial.FrozenTrial) -> Trial:
     """The trial that was kept with an Optuna trial."""
-    return Trial.from_json(json.loads(frozen.user_attrs[_TRIAL]))
+    return _parsed(str(frozen.user_attrs[_TRIAL]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str) -> Trial:
+    return Trial.from_json(json.loads(text))
 
 
 def constraints(trial: Trial, objective: Objective) -> dict[str, float]:
@@ -183,7 +189,8 @@ def opened(
 ) -> Iterator[Study]:
     """The study `name`, taken up where it was left; made where it is not there.
 
-    A `storage` that is a path is a file of this machine, held by one tuner at a time.
+    A `storage` that is a path is a file of this machine, held by one tuner at a time;
+    `MEMORY` keeps nothing.
 
     Raises:
         UsageError: another tuner is at work on it.
@@ -198,15 +205,15 @@ def opened(
 
 
 @contextmanager
-def _alone(storage: str) -> Iterator[str]:
-    if "://" in storage:
-        yield storage
+def _alone(storage: str) -> Iterator[str | None]:
+    if "://" in storage or storage == MEMORY:
+        yield None if storage == MEMORY else storage
         return
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _hold(lock)
         yield f"sqlite:///{path}"
     except BlockingIOError as error:
         raise UsageError(
@@ -215,6 +222,15 @@ def _alone(storage: str) -> Iterator[str]:
         ) from error
     finally:
         os.close(lock)
+
+
+def _hold(lock: int) -> None:
+    """Lock it until it is closed, also by a kill; where locks are unknown, trust the user."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def forget(storage: str) -> None:

@@ -1,0 +1,209 @@
+"""Our own sampler: a Gaussian process on what the analytic prior gets wrong.
+
+It looks at every configuration that may work, and takes the one with the largest expected
+improvement a second, times the probability that it starts and keeps the limits.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+
+from vllama.profile import Scalar
+from vllama.tuner import crashes, gaussian
+from vllama.tuner.gaussian import Array, Mask
+from vllama.tuner.objective import Objective
+from vllama.tuner.prior import Prior
+from vllama.tuner.space import Knob, Space
+from vllama.tuner.study import distribution, finished
+from vllama.tuner.trial import Trial, key
+
+MOST = 20_000
+DIVERSE = 2
+# Beyond the seeds, this many come straight from the prior before the process is believed.
+FIRST_FROM_PRIOR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the model thinks is left: as logs, so 0.01 is a gain of 1 %."""
+
+    expected_gain: float
+    possible_gain: float
+
+
+class ModelSampler(BaseSampler):
+    """Proposes by the model. `outlook` is what it thought of its last proposal."""
+
+    def __init__(self, space: Space, objective: Objective, prior: Prior, seed: int) -> None:
+        self._space = space
+        self._objective = objective
+        self._prior = prior
+        self._random = random.Random(seed)
+        self._fallback = RandomSampler(seed=seed)
+        self._candidates = candidates(space, prior, self._random)
+        self._choices = [space.choice(c) for c in self._candidates]
+        self._x = np.array([coordinates(space.knobs, c) for c in self._choices])
+        self._index = {key(c): i for i, c in enumerate(self._candidates)}
+        self.outlook: Outlook | None = None
+
+    def infer_relative_search_space(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: optuna.trial.FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        """All knobs together."""
+        return {k.name: distribution(k) for k in self._space.knobs}
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,  # noqa: ARG002
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """The best candidate that was not tried; nothing when all were."""
+        at = self.propose(finished(study))
+        if at is None:
+            return {}
+        choice = self._space.choice(self._candidates[at])
+        return {
+            k.name: choice[k.name] if k.kind == "categorical" else k.choices.index(choice[k.name])
+            for k in self._space.knobs
+        }
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """For what was not proposed: at random."""
+        return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+
+    def propose(self, trials: Sequence[Trial]) -> int | None:
+        """The index of the candidate to try next."""
+        tried = {key(t.options) for t in trials}
+        open_ = np.array([key(c) not in tried for c in self._candidates])
+        if not open_.any():
+            return None
+        measured = [t for t in trials if t.measurements and key(t.options) in self._index]
+        expected = self._expected(trials)
+        worth = expected.worth(self._objective)
+        tried_choices = [(self._snapped(t.options), t) for t in trials]
+        started = crashes.survival(self._space.knobs, self._choices, tried_choices)
+        if len(measured) < 2 or sum(t.origin == "search" for t in trials) < FIRST_FROM_PRIOR:
+            return self._from_prior(worth + np.log(started), open_, trials)
+        return self._by_improvement(measured, expected, started, open_)
+
+    def _expected(self, trials: Sequence[Trial]) -> "_Expected":
+        prior = self._prior.after(trials)
+        each = [prior.expect(c) for c in self._candidates]
+        names = sorted({name for e in each for name in e.excesses})
+        return _Expected(
+            np.array([e.value for e in each]),
+            {n: np.array([e.excesses.get(n, 0.0) for e in each]) for n in names},
+        )
+
+    def _snapped(self, options: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """The choice nearest to what was tried: an earlier space may have had other values."""
+        choice = self._space.choice(options)
+        return {k.name: _near(k, choice[k.name]) for k in self._space.knobs}
+
+    def _from_prior(self, worth: Array, open_: Mask, trials: Sequence[Trial]) -> int:
+        """The best by the prior that differs in two knobs from what was tried."""
+        seen = [self._space.choice(t.options) for t in trials if t.options]
+        ranked = [int(i) for i in np.argsort(-worth, kind="stable") if open_[i]]
+        for at in ranked[:200]:
+            choice = self._space.choice(self._candidates[at])
+            if all(sum(choice[k] != other[k] for k in choice) >= DIVERSE for other in seen):
+                return at
+        return ranked[0]
+
+    def _by_improvement(
+        self, measured: Sequence[Trial], expected: "_Expected", started: Array, open_: Mask
+    ) -> int:
+        rows = np.array([self._index[key(t.options)] for t in measured])
+        values = np.array([self._objective.value(t.measurements) for t in measured])
+        # Candidates that the prior cannot tell apart are told apart by what was measured.
+        process = gaussian.fit(self._x[rows], values - expected.value[rows])
+        mean, sd = process.predict(self._x)
+        mean = mean + expected.value
+        kept = started * self._limits_kept(measured, rows, expected)
+        held = [i for i, t in zip(rows, measured, strict=True) if t.state != "infeasible"]
+        best = float(mean[held].max()) if held else float(mean[rows].min())
+        log_ei = gaussian.log_expected_improvement(mean, sd, best) + np.log(np.maximum(kept, 1e-12))
+        score = np.where(open_, log_ei, -np.inf)
+        at = int(np.argmax(score))
+        likely = open_ & (kept > 0.1)
+        reach = float((mean + 2.5 * sd)[likely].max()) if likely.any() else best
+        self.outlook = Outlook(float(np.exp(score[at])), reach - best)
+        return at
+
+    def _limits_kept(self, measured: Sequence[Trial], rows: Array, expected: "_Expected") -> Array:
+        """The probability that every limit is kept: a process for each, on its log excess."""
+        kept = np.ones(len(self._candidates))
+        for limit in self._objective.limits:
+            seen = [self._objective.broken(t.measurements)[limit.name] for t in measured]
+            base = expected.excesses.get(limit.name, np.zeros(len(self._candidates)))
+            process = gaussian.fit(self._x[rows], np.clip(seen, -5, 5) - base[rows], usual=0.15)
+            mean, sd = process.predict(self._x)
+            kept = kept * gaussian.probability_below_zero(mean + base, sd)
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    value: Array
+    excesses: Mapping[str, Array]
+
+    def worth(self, objective: Objective) -> Array:
+        """The value, far less where the prior sees a limit broken."""
+        broken = np.zeros(len(self.value))
+        for limit in objective.limits:
+            broken = broken + np.maximum(self.excesses.get(limit.name, np.zeros(1)), 0)
+        result: Array = self.value - 5 * broken
+        return result
+
+
+def candidates(space: Space, prior: Prior, rng: random.Random) -> list[dict[str, Scalar]]:
+    """Every configuration that may work; a sample of them where there are too many."""
+    if space.size <= MOST:
+        every = list({key(c): c for c in space.combinations()}.values())
+    else:
+        every = _sample(space, rng)
+    fitting = [c for c in every if not c or prior.expect(c).fits]
+    return fitting or every
+
+
+def _sample(space: Space, rng: random.Random) -> list[dict[str, Scalar]]:
+    """At random, and all around the seeds."""
+    found = {key(s): dict(s) for s in space.seeds}
+    for seed in space.seeds:
+        found |= {key(n): n for n in space.neighbourhood(seed)}
+    for _ in range(MOST):
+        options = space.launch({k.name: rng.choice(k.choices) for k in space.knobs})
+        if space.check(options) is None:
+            found[key(options)] = options
+    return list(found.values())
+
+
+def coordinates(knobs: Sequence[Knob], choice: Mapping[str, Scalar]) -> list[float]:
+    """A choice as a point: a number by its place between low and high, categories one by one."""
+    point: list[float] = []
+    for knob in knobs:
+        if knob.kind == "categorical" and len(knob.choices) > 2:
+            point += [float(choice[knob.name] == c) for c in knob.choices]
+        else:
+            point.append(knob.coordinate(choice[knob.name]))
+    return point
+
+
+def _near(knob: Knob, value: Scalar) -> Scalar:
+    near = knob.nearest(value)
+    return knob.default if near is None else near
