@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,43 @@ async def test_an_adapter_changes_the_words(
             answer = await ask(endpoint, "/v1/completions", body)
             said.append(answer.json()["choices"][0]["text"])
     assert said[0] != said[1]
+
+
+@pytest.fixture
+def program(settings: Settings, tmp_path: Path) -> LlamaCpp:
+    """The engine where a `llama-server` is named."""
+    path = tmp_path / "llama-server"
+    fake = Path(__file__).with_name("fake_llama_server.py")
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} {fake} "$@"\n')
+    path.chmod(0o755)
+    return LlamaCpp(replace(settings, llama_server=path))
+
+
+async def test_a_llama_server_gets_the_same_options_as_flags(
+    program: LlamaCpp, model: Model
+) -> None:
+    options = profile(
+        model, n_parallel=2, kv_unified=False, cache_type_k="q8_0", flash_attn="on",
+        cont_batching=True, fit="off",
+    )  # fmt: skip
+    async with program.start(options) as endpoint:
+        assert endpoint.version == "llama-server 6543"
+        assert endpoint.facts["slots"] == 2
+        assert endpoint.facts["n_ctx_slot"] == 1024
+        words = list(endpoint.command)
+        assert words[words.index("--parallel") + 1] == "2"
+        assert words[words.index("--cache-type-k") + 1] == "q8_0"
+        assert {"--no-kv-unified", "--cont-batching"} < set(words)
+
+
+def test_a_llama_server_is_asked_which_flags_it_has(program: LlamaCpp) -> None:
+    assert {"n_parallel", "n_cpu_moe", "kv_unified"} < program.accepts()
+    assert "spec_type" not in program.accepts()
+
+
+async def test_a_flag_it_does_not_have_is_refused(program: LlamaCpp, model: Model) -> None:
+    failed = await failure(program, profile(model, spec_type="ngram-mod"))
+    assert failed.kind == "bad_option"
 
 
 def test_a_pool_gives_one_whole_context_and_something_to_each_further_slot(model: Model) -> None:
