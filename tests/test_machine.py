@@ -226,8 +226,7 @@ def test_apple_silicon_has_a_share_of_the_memory(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     monkeypatch.setattr(
-        apple.subprocess,
-        "run",
+        "subprocess.run",
         lambda command, **_: SimpleNamespace(returncode=0, stdout=told[command[-1]]),
     )
     (gpu,) = apple.ask(Memory(64 * GIB, 60 * GIB))

@@ -3,9 +3,11 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vllama.errors import ProfileBroken, ProfileNotFound, UsageError
+from vllama.cli.profile_formats import FORMATS
+from vllama.errors import ProfileBroken, ProfileMismatch, ProfileNotFound, UsageError
 from vllama.profile import Profile
 from vllama.settings import Settings
 from vllama.shelf import Shelf, load
@@ -16,7 +18,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=list(ACTIONS))
     parser.add_argument("what", nargs="?", help="a profile's name, or a file to import")
     parser.add_argument("--model", help="the model, where several have a profile of that name")
-    parser.add_argument("--format", default="json", choices=list(EXPORTS), help="of `export`")
+    parser.add_argument("--format", default="json", choices=list(FORMATS), help="of `export`")
+    parser.add_argument("--json", action="store_true", help="of `list`: one JSON document")
+    parser.add_argument(
+        "--force", action="store_true", help="import one made for another machine or engine"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,13 +32,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(shelf: Shelf, args: argparse.Namespace) -> int:
+    found = []
     for path, profile in shelf:
         if isinstance(profile, ProfileBroken):
             print(f"vllama: {profile}", file=sys.stderr)
-        else:
-            print(f"{profile.name:<12} {profile.engine:<9} {profile.machine:<24} {profile.model}")
-            if args.verbose:
-                print(f"    {path}", file=sys.stderr)
+        elif args.model in (None, profile.model):
+            found.append((path, profile))
+    if args.json:
+        documents = [{**p.to_json(), "path": str(path)} for path, p in found]
+        print(json.dumps({"format": 1, "profiles": documents}))
+        return 0
+    if not found and not args.quiet:
+        print("There is no profile yet: vllama tune MODEL makes some.", file=sys.stderr)
+    for path, profile in found:
+        print(f"{profile.name:<12} {profile.engine:<9} {profile.machine:<24} {profile.model}")
+        if args.verbose:
+            print(f"    {path}", file=sys.stderr)
     return 0
 
 
@@ -42,15 +57,51 @@ def _show(shelf: Shelf, args: argparse.Namespace) -> int:
 
 
 def _export(shelf: Shelf, args: argparse.Namespace) -> int:
-    print(EXPORTS[args.format](_find(shelf, args)))
+    print(FORMATS[args.format](_find(shelf, args)))
     return 0
 
 
 def _import(shelf: Shelf, args: argparse.Namespace) -> int:
     if not args.what:
         raise UsageError("which file?", "vllama profiles import FILE")
-    print(shelf.put(load(Path(args.what))))
+    profile = load(Path(args.what))
+    differences = _differences(profile)
+    if differences and not args.force:
+        raise ProfileMismatch(
+            f"the profile '{profile.name}' was made {' and '.join(differences)}",
+            f"Tune here: vllama tune {profile.model}. Or take it as it is: --force.",
+        )
+    print(shelf.put(profile))
+    for difference in differences:
+        print(f"vllama: taken, though it was made {difference}", file=sys.stderr)
     return 0
+
+
+def _differences(profile: Profile) -> list[str]:
+    """What of this computer is not as it was where the profile was made."""
+    from vllama.engines import engine
+    from vllama.errors import EngineMissing
+    from vllama.machine import detect
+
+    found = []
+    here = detect().fingerprint
+    if profile.machine and profile.machine != here:
+        found.append(f"on another machine ({profile.machine}; this is {here})")
+    if not profile.engine_version:
+        return found
+    try:
+        version = engine(profile.engine, Settings.from_environment()).version()
+    except EngineMissing:
+        # Whether it is installed shows when it is launched; the profile is not wrong for that.
+        return found
+    if _release(version) != _release(profile.engine_version):
+        found.append(f"with another {profile.engine} ({profile.engine_version}; here is {version})")
+    return found
+
+
+def _release(version: str) -> str:
+    """Flags and defaults change between releases, not within one: `0.32.1` is of `0.32`."""
+    return ".".join(version.split(".")[:2])
 
 
 def _remove(shelf: Shelf, args: argparse.Namespace) -> int:
@@ -77,20 +128,10 @@ def _find(shelf: Shelf, args: argparse.Namespace) -> Profile:
     return found[0]
 
 
-def _as_vllm(profile: Profile) -> str:
-    """vLLM's `--config` file: YAML, of which JSON values are a part."""
-    lines = [f"model: {json.dumps(profile.model)}"]
-    lines += [f"{k.replace('_', '-')}: {json.dumps(v)}" for k, v in profile.options.items()]
-    return "\n".join(lines)
-
-
-def _as_environment(profile: Profile) -> str:
-    return "\n".join(f"{k}={v}" for k, v in profile.environment.items())
-
-
-def _as_json(profile: Profile) -> str:
-    return json.dumps(profile.to_json(), indent=2)
-
-
-ACTIONS = {"list": _list, "show": _show, "export": _export, "import": _import, "rm": _remove}
-EXPORTS = {"json": _as_json, "vllm": _as_vllm, "env": _as_environment}
+ACTIONS: Mapping[str, Callable[[Shelf, argparse.Namespace], int]] = {
+    "list": _list,
+    "show": _show,
+    "export": _export,
+    "import": _import,
+    "rm": _remove,
+}

@@ -47,7 +47,7 @@ def _gpu(smi: Any, index: int, handle: Any) -> Gpu:
 
 
 def _by_kernel(root: Path) -> tuple[Gpu, ...]:
-    found = []
+    found: list[Gpu] = []
     for device in sorted(root.glob("sys/class/drm/card[0-9]*/device")):
         if _text(device / "vendor") != _VENDOR:
             continue
