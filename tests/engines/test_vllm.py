@@ -1,5 +1,6 @@
 """vLLM, the real one: few starts, as each costs half a minute of a processor."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -7,12 +8,15 @@ import pytest
 
 from tests.conftest import installed
 from tests.engines.contract import EngineContract, Subject, answer, assert_gone, members
+from vllama.engines import vllm_command
 from vllama.engines.engine import Endpoint
 from vllama.engines.vllm import Vllm
 from vllama.machine import Machine
 from vllama.profile import Scalar
 from vllama.settings import Settings
-from vllama.store import names
+from vllama.store import creation, names
+from vllama.store.blobs import Blobs
+from vllama.toy import adapter
 
 QUICK: dict[str, Scalar] = {
     "max_model_len": 1024,
@@ -73,3 +77,25 @@ def test_the_start_taught_its_facts(vllm_endpoint: Endpoint) -> None:
     assert int(facts["kv_cache_tokens"]) > 100_000
     assert float(facts["init_s"]) > 0
     assert "--kv-cache-memory-bytes" in vllm_endpoint.command
+
+
+@pytest.mark.vllm
+async def test_a_model_made_with_an_adapter_answers_with_it(
+    engine: Vllm, toy: Path, tmp_path: Path, machine: Machine
+) -> None:
+    settings = engine.settings
+    lora = adapter.make(tmp_path / "lora", toy)
+    files = {
+        path.name: Blobs(settings).add_file(path)
+        for path in lora.iterdir()
+        if path.suffix != ".gguf"
+    }
+    request = {"model": "tuned", "from": str(toy), "adapters": files}
+    async for _ in creation.create(request, settings):
+        pass
+    profile = engine.default(names.resolve("tuned", settings), machine).with_options(**QUICK)
+    async with engine.start(profile) as endpoint:
+        assert endpoint.model == "tuned"
+        adapted = await answer(endpoint)
+        plain = await answer(replace(endpoint, model=f"tuned{vllm_command.BASE}"))
+    assert adapted != plain

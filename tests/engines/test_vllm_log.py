@@ -110,6 +110,24 @@ def test_a_killed_process_is_noticed_while_the_server_still_talks() -> None:
     assert "Worker proc VllmWorker-0" in explain([line]).message
 
 
+def test_a_start_tells_how_far_it_has_come() -> None:
+    told: list[str] = []
+    story = Story(on_phase=told.append)
+    phases = [story.phase]
+    for line in (
+        "INFO [model.py:733] Resolved architecture: Qwen2ForCausalLM",
+        "INFO [cpu_model_runner.py:68] Starting to load model /models/toy...",
+        "INFO [cpu_model_runner.py:87] Warming up model for the compilation...",
+        "INFO [kv_cache_utils.py:2327] CPU KV cache size: 87,296 tokens",
+        "INFO [entry.py:140] Starting vLLM server on http://127.0.0.1:51757",
+        "INFO [launcher.py:195] Route: /health, Methods: GET",
+    ):
+        story.read(line)
+        phases.append(story.phase)
+    assert phases == ["import", "config", "load", "compile", "kv_cache", "serve", "serve"]
+    assert len(told) == 5
+
+
 def test_a_start_on_cpu_teaches_its_facts() -> None:
     story = Story()
     for line in (

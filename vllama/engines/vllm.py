@@ -1,12 +1,14 @@
 """vLLM as an engine: a child process that serves a model in Hugging Face's layout."""
 
 import asyncio
+import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vllama.engines import (
     metal,
@@ -29,6 +31,7 @@ from vllama.settings import Settings
 from vllama.store import catalogue, names
 
 NAME = "vllm"
+LOG = logging.getLogger("vllama.engines.vllm")
 # A dead engine core takes its server along after five seconds; its last lines come at once.
 LAST_WORDS_S = 0.3
 
@@ -82,10 +85,6 @@ class _Life:
     def pids(self) -> tuple[int, ...]:
         return self._child.pids
 
-    @property
-    def has_ended(self) -> bool:
-        return self._died.is_set() or not self._child.is_alive
-
     async def ended(self) -> EngineFailed:
         """Of the server's exit and the engine core's death, whichever is noticed first."""
         watchers = {
@@ -105,14 +104,12 @@ class _Life:
 async def _started(
     installed: Installed, profile: Profile, settings: Settings
 ) -> AsyncIterator[Endpoint]:
-    model = names.resolve(profile.model, settings)
-    what = served(model, profile, settings)
+    what = served(names.resolve(profile.model, settings), profile, settings)
     port = process.free_port(vllm_command.HOST)
-    url = f"http://{vllm_command.HOST}:{port}"
     command = vllm_command.command(profile, port, what, installed)
     environment = vllm_command.environment(profile, settings.environment, installed=installed)
     died = asyncio.Event()
-    story = Story(on_death=died.set)
+    story = Story(on_death=died.set, on_phase=lambda words: LOG.info("vLLM %s", words))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vllama-") as scratch:
         if vllm_live.options(profile, installed):
@@ -123,45 +120,56 @@ async def _started(
             explain=lambda tail: explain((*story.errors, *tail)),
         )  # fmt: skip
         async with launch as child:
-            life = _Life(child, died)
-            await process.wait_ready(
-                child, lambda: _is_up(life, url), stall_s=settings.load_timeout_s, what="vLLM"
-            )
-            await _first_answer(life, url, profile.model, what.pools, settings.load_timeout_s)
-            yield Endpoint(
-                base_url=url,
+            endpoint = Endpoint(
+                base_url=f"http://{vllm_command.HOST}:{port}",
                 model=profile.model,
                 engine=NAME,
-                life=life,
+                life=_Life(child, died),
                 version=installed.version,
                 command=tuple(command),
-                start_s=time.monotonic() - began,
-                facts=await _facts(url, story),
             )
+            try:
+                await _ready(child, endpoint, what.pools, settings.load_timeout_s)
+            except EngineFailed as failure:
+                failure.phase = failure.phase or story.phase
+                raise
+            facts = await _facts(endpoint.base_url, story)
+            yield replace(endpoint, start_s=time.monotonic() - began, facts=facts)
 
 
-async def _is_up(life: _Life, url: str) -> bool:
-    if life.has_ended:
-        raise await life.ended()
-    return await probe.is_healthy(url)
+async def _ready(child: process.Child, endpoint: Endpoint, embeds: bool, timeout_s: float) -> None:
+    """Wait until it is healthy and has answered once.
 
-
-async def _first_answer(life: _Life, url: str, model: str, embeds: bool, timeout_s: float) -> None:
-    """See it answer once; when it dies of that, say why it died, not that it did not answer."""
-    answer = asyncio.ensure_future(
-        probe.first_answer(url, model, embeds=embeds, timeout_s=timeout_s)
-    )
+    When it dies of that answer, its log says why, and not the request that broke off.
+    """
+    url, life = endpoint.base_url, endpoint.life
     ended = asyncio.ensure_future(life.ended())
     try:
-        await asyncio.wait({answer, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done() and answer.exception() and not ended.done():
+        ready = process.wait_ready(
+            child, lambda: probe.is_healthy(url), stall_s=timeout_s, what="vLLM"
+        )
+        await _unless(ended, ready)
+        await _unless(
+            ended, probe.first_answer(url, endpoint.model, embeds=embeds, timeout_s=timeout_s)
+        )
+    finally:
+        ended.cancel()
+
+
+async def _unless(ended: "asyncio.Future[EngineFailed]", work: Coroutine[None, None, None]) -> None:
+    """Do the work, or raise what ended the engine before or shortly after it failed."""
+    task = asyncio.ensure_future(work)
+    both: set[asyncio.Future[Any]] = {task, ended}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and task.exception() is not None:
             await asyncio.wait({ended}, timeout=LAST_WORDS_S * 2)
         if ended.done():
             raise ended.result()
-        await answer
+        await task
     finally:
-        answer.cancel()
-        ended.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _facts(url: str, story: Story) -> dict[str, Fact]:

@@ -56,11 +56,29 @@ _TOLD = re.compile(
 )
 
 
+# How far a start has come: the line that says so, the phase's name, and what to tell of it.
+PHASES = (
+    (re.compile(r"non-default args:|Resolved architecture:"), "config", "reads the configuration"),
+    (re.compile(r"Starting to load model"), "load", "loads the weights"),
+    (re.compile(r"Warming up model for|Dynamo bytecode transform|Using cache directory"),
+     "compile", "compiles"),
+    (re.compile(r"KV cache size:"), "kv_cache", "has laid out its cache"),
+    (re.compile(r"Capturing CUDA graphs"), "graphs", "captures CUDA graphs"),
+    (re.compile(r"Starting vLLM server"), "serve", "opens its server"),
+)  # fmt: skip
+
+
 class Story:
     """Reads a log line by line and keeps what matters of it."""
 
-    def __init__(self, on_death: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        on_death: Callable[[], None] = lambda: None,
+        on_phase: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.facts: dict[str, Fact] = {}
+        self.phase = "import"
+        self._on_phase = on_phase
         self.errors: list[str] = []
         self._on_death = on_death
 
@@ -74,6 +92,10 @@ class Story:
         # The cause is the first error; what follows only repeats it, and pushes it out of reach.
         if len(self.errors) < KEPT and (_ERROR.search(text) or _TOLD.search(text)):
             self.errors.append(text)
+        for pattern, phase, words in PHASES:
+            if phase != self.phase and pattern.search(text):
+                self.phase = phase
+                self._on_phase(words)
         if _DIED.search(text):
             self._on_death()
 
