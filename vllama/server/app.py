@@ -24,6 +24,7 @@ from vllama.server import (
 from vllama.server.catalogue import Catalogue
 from vllama.server.exchange import Reply
 from vllama.server.guard import Guard
+from vllama.server.hot import Hot
 from vllama.server.models import Models
 from vllama.server.pool import Pool
 from vllama.server.relay import ClientLeft
@@ -40,6 +41,19 @@ ROUTES = (
     responses_routes,
     anthropic_routes,
     extra_routes,
+)
+# Routes that take nothing but the request, and are asked all the time.
+HOT = frozenset(
+    {
+        "/api/chat",
+        "/api/generate",
+        "/api/embed",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/responses",
+    }
 )
 
 
@@ -59,6 +73,12 @@ def create_app(
     app.add_exception_handler(VllamaError, _told)
     app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(ClientLeft, _left)
+    hot = {
+        route.path: route.endpoint
+        for route in app.router.routes
+        if isinstance(route, Route) and route.path in HOT
+    }
+    app.add_middleware(Hot, endpoints=hot, told=_told)
     app.add_middleware(
         Guard,
         bound_to=settings.address.host,

@@ -1,8 +1,9 @@
 """Small questions to an engine, in its own dialect: its window, tokens of a text, and back."""
 
-import json
 from typing import Any
 from weakref import WeakKeyDictionary
+
+import msgspec
 
 from vllama.errors import EngineFailed
 from vllama.server import relay
@@ -26,7 +27,7 @@ def is_vllm(lease: Lease) -> bool:
 
 def post(path: str, document: Any) -> Call:
     """A call with a JSON body."""
-    return Call(path.encode(), json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
+    return Call(path.encode(), msgspec.json.encode(document))
 
 
 async def ask(lease: Lease, call: Call) -> Any:
@@ -100,6 +101,6 @@ def document(reply: Reply) -> Any:
         EngineFailed: it is none.
     """
     try:
-        return json.loads(reply.body)
-    except ValueError as error:
+        return msgspec.json.decode(reply.body)
+    except msgspec.DecodeError as error:
         raise EngineFailed(f"the engine's answer is no JSON: {error}") from error

@@ -18,6 +18,7 @@ from vllama.uplink import Headers
 
 _DONE = b"[DONE]"
 CUT = b"x-vllama-truncated"
+AFFINE = 512
 
 
 class Voice(Protocol):
@@ -65,6 +66,7 @@ class Generation:
         self.streams = ask.stream
         self.media_type = voice.media_type
         self.headers: Headers = list(voice.headers)
+        self.affinity = _beginning(ask)
 
     async def prepare(self, lease: Lease) -> None:
         """Ask the engine what has to be known before the call: tokens, its window."""
@@ -204,3 +206,9 @@ def _split(piece: Piece, splitter: Splitter) -> Piece:
     for part in (*splitter.feed(piece.text), *splitter.flush()):
         found.add(part)
     return found
+
+
+def _beginning(ask: Ask) -> bytes:
+    """What its prompt begins with: the system message, or the first one."""
+    first = ask.messages[0].get("content") if ask.messages else ask.raw
+    return str(first or "")[:AFFINE].encode("utf-8", "replace")

@@ -33,7 +33,8 @@ def router(service: Service) -> APIRouter:
 
 
 def _listing(routes: APIRouter, service: Service) -> None:
-    @routes.api_route("/api/tags", methods=["GET", "HEAD"])
+    @routes.get("/api/tags")
+    @routes.head("/api/tags", include_in_schema=False)
     async def tags() -> Response:
         cards = await service.models.all()
         found = [tell_models.listed(card) for card in cards]

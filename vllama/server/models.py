@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 from vllama.errors import ModelBroken, ModelNotFound, UsageError
 from vllama.server.catalogue import Catalogue
@@ -15,6 +14,8 @@ from vllama.store.reference import Name
 
 # Reading a card costs milliseconds; what changes on disk beside us is seen after this long.
 FRESH_S = 3.0
+# How many spellings of names are remembered.
+_NAMES = 1000
 
 
 class Models:
@@ -24,6 +25,7 @@ class Models:
         self._catalogue = catalogue
         self._settings = settings
         self._cards: dict[str, tuple[float, Card]] = {}
+        self._keys: dict[str, str] = {}
 
     def key(self, name: str) -> str:
         """What to lease for a name.
@@ -31,13 +33,17 @@ class Models:
         Raises:
             Refusal: it is no name; `invalid model name`.
         """
+        known = self._keys.get(name)
+        if known is not None:
+            return known
         key = self._catalogue.key(name)
-        if self._is_given(key):
-            return key
-        try:
-            Name.parse(name)
-        except UsageError:
-            raise Refusal(400, "invalid model name") from None
+        if not self._is_given(key):
+            try:
+                Name.parse(name)
+            except UsageError:
+                raise Refusal(400, "invalid model name") from None
+        if len(self._keys) < _NAMES:
+            self._keys[name] = key
         return key
 
     async def card(self, name: str) -> Card | None:
@@ -94,7 +100,3 @@ def full(card: Card | None, name: str) -> str:
     except UsageError:
         return name
 
-
-def is_path(name: str) -> bool:
-    """Whether a name is a path on this disk."""
-    return Path(name).is_absolute()

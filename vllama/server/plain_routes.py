@@ -18,11 +18,13 @@ def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["server"])
 
-    @routes.api_route("/", methods=["GET", "HEAD"])
+    @routes.get("/")
+    @routes.head("/", include_in_schema=False)
     async def root() -> Response:
         return sent(Reply(200, _RUNNING, [(b"content-type", b"text/plain; charset=utf-8")]))
 
-    @routes.api_route("/api/version", methods=["GET", "HEAD"])
+    @routes.get("/api/version")
+    @routes.head("/api/version", include_in_schema=False)
     async def version() -> Response:
         return answered({"version": OLLAMA_VERSION})
 
@@ -30,7 +32,8 @@ def router(service: Service) -> APIRouter:
     async def status() -> Response:
         return answered({"cloud": {"disabled": True, "source": "env"}})
 
-    @routes.api_route("/health", methods=["GET", "HEAD"])
+    @routes.get("/health")
+    @routes.head("/health", include_in_schema=False)
     async def health() -> Response:
         loaded = [each.name for each in service.pool.loaded()]
         return answered({"status": "ok", "version": __version__, "loaded": loaded})

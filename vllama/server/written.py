@@ -1,5 +1,6 @@
 """How answers are written: JSON as Go writes it, times and media types."""
 
+import functools
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -35,9 +36,13 @@ def text(value: str) -> bytes:
 def utc(now_ns: int | None = None) -> str:
     """RFC 3339 with nanoseconds, trailing zeros trimmed."""
     seconds, rest = divmod(time.time_ns() if now_ns is None else now_ns, 1_000_000_000)
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     fraction = f".{rest:09d}".rstrip("0").rstrip(".")
-    return f"{whole}{fraction}Z"
+    return f"{_second(seconds)}{fraction}Z"
+
+
+@functools.lru_cache(4)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def moment(when: datetime) -> str:
