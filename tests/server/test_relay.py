@@ -35,6 +35,7 @@ class Echo:
 
     media_type = "text/plain"
     keep_alive_s: float | None = None
+    affinity = b""
 
     def __init__(self, body: bytes) -> None:
         asked = json.loads(body)

@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    from vllama import machine as hardware
+    from vllama import hardware
     from vllama.server import serving
     from vllama.server.catalogue import Catalogue
     from vllama.server.launch import Launcher
@@ -103,19 +103,30 @@ async def _serve(
     keys: frozenset[str],
 ) -> int:
     from vllama.server import room, serving
+    from vllama.server import telemetry as figures
     from vllama.server.app import create_app
+    from vllama.server.observed import Observed
     from vllama.server.pool import Pool
     from vllama.server.renewal import Renewal
+    from vllama.server.tracing import spans
 
+    telemetry = figures.Telemetry()
     pool = Pool(
         launcher,
+        observer=telemetry,
         keep_alive_s=settings.keep_alive_s,
         max_loaded=settings.max_loaded_models or LOADED_PER_GPU * max(1, len(machine.gpus)),
         budget_bytes=room.budget_bytes(machine),
         max_waiting=settings.max_queue,
     )
     app = create_app(pool, catalogue, settings, api_keys=keys)
-    server = serving.Server(app, drain_s=args.drain, ready=lambda: _say_ready(settings))
+    app.router.routes.extend(figures.routes(telemetry, pool))
+    paths = [path for each in app.router.routes if (path := getattr(each, "path", ""))]
+    seen = Observed(
+        app, telemetry=telemetry, routes=paths, span=spans(settings.environment),
+        logs=args.json_logs or args.verbose,
+    )  # fmt: skip
+    server = serving.Server(seen, drain_s=args.drain, ready=lambda: _say_ready(settings))
     renewal = Renewal(pool, settings.home / "profiles", watch=args.watch)
     came = serving.on_signals(server, renewal.now)
     try:

@@ -37,7 +37,8 @@ class Exchange(Protocol):
     """One request of one client.
 
     `model` is the name to lease; `keep_alive_s` what the request says of it, if anything;
-    `streams` whether the answer is a stream, of `media_type` with `headers`.
+    `streams` whether the answer is a stream, of `media_type` with `headers`. `affinity` is the
+    beginning of the prompt, in any form: equal ones are led to one replica, whose cache has it.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Exchange(Protocol):
     streams: bool
     media_type: str
     headers: Headers
+    affinity: bytes
 
     async def prepare(self, lease: Lease) -> None:
         """Ask the engine for what the call needs (`relay.fetch`), before each `call`.

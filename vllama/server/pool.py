@@ -16,6 +16,7 @@ from vllama.server.plan import Choose, Plan
 from vllama.server.runner import Lease, Runner
 from vllama.server.standing import Standing
 from vllama.server.timer import Timer
+from vllama.server.trace import Deaf, Observer
 
 log = logging.getLogger(__name__)
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -59,6 +60,7 @@ class Pool:
         budget_bytes: int = 0,
         max_waiting: int = 512,
         timer: Timer | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._choose = choose
         self._keep_alive_s = keep_alive_s
@@ -75,6 +77,7 @@ class Pool:
         self._changed = asyncio.Event()
         self._closed = False
         self.loading = 0
+        self.observer: Observer = observer or Deaf()
 
     @asynccontextmanager
     async def lease(
@@ -191,6 +194,15 @@ class Pool:
     @property
     def _timer(self) -> Timer:
         return self._given_timer or asyncio.get_running_loop()
+
+    @property
+    def now_s(self) -> float:
+        """The time that standings go by."""
+        return self._timer.time()
+
+    def running(self) -> list[Runner]:
+        """The models whose engines answer now."""
+        return [runner for runner in self._tasks if runner.is_ready]
 
     def standings(self) -> dict[str, Standing]:
         """How each model that ever ran has behaved."""

@@ -20,6 +20,7 @@ from vllama.server.exchange import Call, Exchange, Reply
 from vllama.server.member import Unavailable
 from vllama.server.pool import Pool
 from vllama.server.runner import Lease
+from vllama.server.trace import Trace
 from vllama.uplink import Headers, Uplink, UplinkClosed
 
 T = TypeVar("T")
@@ -84,9 +85,18 @@ class Relayed(Response):
         super().__init__()
         self._pool = pool
         self._exchange = exchange
+        self._trace = Trace(exchange.model)
+        self._client = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it; a client that leaves takes everything along at once."""
+        self._client = (scope.get("client") or ("",))[0]
+        try:
+            await self._watched(scope, receive, send)
+        finally:
+            self._pool.observer.answered(self._trace)
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
         down = downlink(scope)
         if down is None:
             with contextlib.suppress(ClientLeft):
@@ -106,46 +116,64 @@ class Relayed(Response):
             down.unwatch()
 
     async def _serve(self, send: Send, down: Downlink | None) -> None:
-        try:
-            reply = await self._attempt(send, down)
-        except _Broken as broken:
-            if broken.begun:
-                await _finish(send, self._exchange.broken(broken.error))
-                return
-            # Nothing has left yet: a new engine may answer as if nothing had been.
+        for last_try in (False, True):
             try:
                 reply = await self._attempt(send, down)
-            except _Broken as again:
-                if again.begun:
-                    await _finish(send, self._exchange.broken(again.error))
+            except _Broken as broken:
+                if broken.begun:
+                    await _finish(send, self._exchange.broken(broken.error))
+                    self._trace.end("broken", 200, broken.error.message)
                     return
-                reply = self._exchange.failed(again.error)
-        if reply is not None:
-            await _send_whole(send, reply)
+                # Nothing has left yet: a new engine may answer as if nothing had been.
+                if not last_try:
+                    continue
+                reply = self._failed(broken.error)
+            if reply is not None:
+                await _send_whole(send, reply)
+            return
 
     async def _attempt(self, send: Send, down: Downlink | None) -> Reply | None:
         """Ask the engine once; a reply that is still to be sent, or None when all has been."""
-        exchange = self._exchange
+        exchange, trace = self._exchange, self._trace
+        lease_of = self._pool.lease(
+            exchange.model, exchange.keep_alive_s,
+            client=self._client, affinity=exchange.affinity,
+        )  # fmt: skip
         try:
-            async with self._pool.lease(exchange.model, exchange.keep_alive_s) as lease:
+            async with lease_of as lease:
+                trace.leased()
                 await _prepared(exchange, lease)
                 call = exchange.call(lease)
                 if exchange.streams:
                     return await self._stream(lease, call, send, down)
                 reply = await _fetched(lease, call)
-                return exchange.whole(reply) if reply.status == 200 else exchange.refused(reply)
-        except Unavailable as busy:
-            reply = exchange.failed(busy)
-            retry = (b"retry-after", b"%d" % max(1, round(busy.retry_after_s)))
-            return Reply(reply.status, reply.body, [*reply.headers, retry])
+                trace.read()
+                return self._told(reply)
         except VllamaError as error:
-            return exchange.failed(error)
+            return self._failed(error)
+
+    def _told(self, reply: Reply) -> Reply:
+        """The engine's whole answer as the client's."""
+        if reply.status != 200:
+            self._trace.end("refused", reply.status)
+            return self._exchange.refused(reply)
+        answer = self._exchange.whole(reply)
+        self._trace.end("ok", answer.status)
+        return answer
+
+    def _failed(self, error: VllamaError) -> Reply:
+        reply = self._exchange.failed(error)
+        self._trace.end("failed", reply.status, error.message)
+        if isinstance(error, Unavailable):
+            retry = (b"retry-after", b"%d" % max(1, round(error.retry_after_s)))
+            return Reply(reply.status, reply.body, [*reply.headers, retry])
+        return reply
 
     async def _stream(
         self, lease: Lease, call: Call, send: Send, down: Downlink | None
     ) -> Reply | None:
         while True:
-            stream = _Stream(self._exchange)
+            stream = _Stream(self._exchange, self._trace)
             link = await _begun(lease, call, stream)
             try:
                 await self._pass(stream, link, send, down)
@@ -159,11 +187,12 @@ class Relayed(Response):
             why = error if isinstance(error, VllamaError) else await _why(lease, error)
             raise _Broken(why, begun=stream.begun) from error
         if stream.status != 200:
-            return self._exchange.refused(stream.reply())
+            return self._told(stream.reply())
         last = self._exchange.end()
         if not stream.begun:
             await send(self._head())
         await _finish(send, last)
+        self._trace.end("ok", 200)
         return None
 
     async def _pass(
@@ -224,8 +253,9 @@ class _Whole:
 class _Stream:
     """Translates one streamed answer as it comes, and holds what the client has yet to take."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, trace: Trace) -> None:
         self._exchange = exchange
+        self._trace = trace
         self.link: Uplink | None = None
         self.news = asyncio.Event()
         self.status = 0
@@ -276,6 +306,7 @@ class _Stream:
             return
         if not out:
             return
+        self._trace.read()
         down = self._down
         if down is not None:
             down.write_chunk(out)

@@ -1,0 +1,185 @@
+"""`/metrics` for Prometheus: requests, latencies and engines, and the engines' own figures."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vllama.errors import VllamaError
+from vllama.server import relay
+from vllama.server.exchange import Call
+from vllama.server.pool import Pool
+from vllama.server.relabel import Families
+from vllama.server.runner import Lease
+from vllama.server.trace import GAPS_S, Trace
+
+log = logging.getLogger("vllama.requests")
+KIND = "text/plain; version=0.0.4; charset=utf-8"
+# An engine that is slow to tell its figures must not hold up those of the others.
+ASK_S = 2.0
+LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Telemetry:
+    """Counts what it hears. Also the `Observer` of the relay."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        kinds: dict[str, Any] = {"registry": self._registry, "namespace": "vllama"}
+        self._http = Counter(
+            "http_requests", "HTTP requests", ["route", "method", "status"], **kinds
+        )  # fmt: skip
+        self._requests = Counter(
+            "requests", "Requests to engines, by how they ended", ["model", "outcome"], **kinds
+        )
+        self._left = Counter(
+            "clients_left", "Clients that hung up, by phase", ["model", "phase"], **kinds
+        )
+        self._retries = Counter("retries", "Requests asked again", ["model"], **kinds)
+        self._queue = Histogram(
+            "queue_seconds", "Until an engine was free", ["model"], buckets=LONG_S, **kinds
+        )
+        self._first = Histogram(
+            "time_to_first_token_seconds",
+            "Until the first words",
+            ["model"],
+            buckets=LONG_S,
+            **kinds,
+        )
+        self._whole = Histogram(
+            "e2e_seconds", "Until the end of the answer", ["model"], buckets=LONG_S, **kinds
+        )
+        self._overhead = Counter(
+            "overhead_cpu_seconds", "Processor time of this process: what serving costs", **kinds
+        )
+        self._up = Gauge("engines", "Engines that answer", ["model"], **kinds)
+        self._running = Gauge("running", "Requests that have an engine", ["model"], **kinds)
+        self._waiting = Gauge("waiting", "Requests that wait for a turn", ["model"], **kinds)
+        self._loading = Gauge("loading", "Requests that wait for an engine to start", **kinds)
+        self._parked = Gauge("parked", "1 while it is left alone", ["model"], **kinds)
+        self._restarts = Gauge(
+            "engine_failures", "Crashes, hangs, failed starts", ["model"], **kinds
+        )
+        self._gaps = _Gaps()
+        self._registry.register(self._gaps)
+        self._counted_s = 0.0
+
+    def answered(self, trace: Trace) -> None:
+        """Count one request to an engine."""
+        trace.ended_s = time.monotonic()
+        model = trace.model
+        self._requests.labels(model, trace.outcome).inc()
+        if trace.outcome == "left":
+            self._left.labels(model, trace.phase).inc()
+        if trace.attempts > 1:
+            self._retries.labels(model).inc(trace.attempts - 1)
+        if trace.leased_s:
+            self._queue.labels(model).observe(trace.leased_s - trace.began_s)
+        if trace.first_s:
+            self._first.labels(model).observe(trace.first_s - trace.began_s)
+            self._whole.labels(model).observe(trace.ended_s - trace.began_s)
+            self._gaps.add(model, trace)
+
+    def answered_http(self, route: str, method: str, status: int) -> None:
+        """Count one HTTP request, whatever it was for."""
+        self._http.labels(route, method, str(status)).inc()
+
+    async def page(self, pool: Pool) -> bytes:
+        """Everything there is to scrape now."""
+        self._look(pool)
+        families = Families()
+        families.add(generate_latest(self._registry).decode(), {})
+        leases = [
+            (one.key, str(number), replica)
+            for one in pool.running()
+            for number, replica in enumerate(one.fleet.replicas)
+        ]
+        texts = await asyncio.gather(
+            *(_figures(Lease(r.endpoint, r.uplinks, r.profile, 0.0, r.death)) for _, _, r in leases)
+        )
+        for (model, number, _), text in zip(leases, texts, strict=True):
+            families.add(text, {"vllama_model": model, "replica": number})
+        return families.text().encode()
+
+    def _look(self, pool: Pool) -> None:
+        for gauge in (self._up, self._running, self._waiting, self._parked, self._restarts):
+            gauge.clear()
+        self._loading.set(pool.loading)
+        used_s = time.process_time()
+        self._overhead.inc(used_s - self._counted_s)
+        self._counted_s = used_s
+        for one in pool.loaded():
+            self._up.labels(one.name).set(one.replicas)
+            self._running.labels(one.name).set(one.users - one.waiting)
+            self._waiting.labels(one.name).set(one.waiting)
+        for key, standing in pool.standings().items():
+            self._restarts.labels(key).set(standing.restarts)
+            self._parked.labels(key).set(1 if standing.parked_s(pool.now_s) else 0)
+
+
+class _Gaps(Collector):
+    """Gaps between reads, summed by stream: one addition a stream, not one a token."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def add(self, model: str, trace: Trace) -> None:
+        counts = self._counts.setdefault(model, [0] * len(trace.gaps))
+        for i, count in enumerate(trace.gaps):
+            counts[i] += count
+        self._sums[model] = self._sums.get(model, 0.0) + trace.gaps_s
+
+    def collect(self) -> list[HistogramMetricFamily]:
+        """As Prometheus wants it: cumulative."""
+        family = HistogramMetricFamily(
+            "vllama_inter_token_seconds", "Between one read of a stream and the next",
+            labels=["model"],
+        )  # fmt: skip
+        for model, counts in self._counts.items():
+            total, buckets = 0, []
+            for bound, count in zip((*map(str, GAPS_S), "+Inf"), counts, strict=True):
+                total += count
+                buckets.append((bound, float(total)))
+            family.add_metric([model], buckets, self._sums[model])
+        return [family]
+
+
+async def _figures(lease: Lease) -> str:
+    try:
+        async with asyncio.timeout(ASK_S):
+            reply = await relay.fetch(lease, Call(b"/metrics", b"", b"GET", ()))
+    except (VllamaError, TimeoutError):
+        return ""
+    return reply.body.decode(errors="replace") if reply.status == 200 else ""
+
+
+def routes(telemetry: Telemetry, pool: Pool) -> list[Route]:
+    """`/metrics`, and whether this process lives and would take a request."""
+
+    async def metrics(_request: Request) -> Response:
+        return Response(await telemetry.page(pool), media_type=KIND)
+
+    async def live(_request: Request) -> Response:
+        return Response("ok")
+
+    async def ready(_request: Request) -> Response:
+        parked = [k for k, s in pool.standings().items() if s.parked_s(pool.now_s)]
+        if parked:
+            return Response(f"left alone: {', '.join(parked)}", 503)
+        return Response("ok")
+
+    return [Route("/metrics", metrics), Route("/livez", live), Route("/readyz", ready)]
+
+
+def log_request(trace: Mapping[str, object]) -> None:
+    """One line for one request."""
+    log.info("%(method)s %(path)s %(status)s", trace, extra=dict(trace))
