@@ -159,6 +159,23 @@ async def test_weights_are_quantised_to_what_dequantises_to_nearly_the_same(
         assert np.abs(one - two).max() <= 0.01 * max(np.abs(two).max(), 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["F16", "Q4_K_M"])
+async def test_a_safetensors_base_is_converted_when_it_is_quantised(
+    kind: str, toy: Path, settings: Settings
+) -> None:
+    put_in_hub_cache(settings.hub_cache, "owner/Toy", toy)
+    request = {"model": "small", "from": "owner/Toy", "quantize": kind, "system": "s"}
+    told = await statuses(request, settings)
+    assert told[0] == "converting model"
+    card = catalogue.card("small", settings)
+    assert (card.format, card.quantization_level, card.system) == ("gguf", kind, "s")
+    assert card.parent_model == ""  # what was quantised stands for itself, as in Ollama
+    assert card.template == catalogue.card("owner/Toy", settings).template
+    files = uploaded(toy, settings)
+    await statuses({"model": "f", "files": files, "quantize": kind}, settings)
+    assert catalogue.card("f", settings).quantization_level == kind
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [

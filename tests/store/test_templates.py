@@ -194,15 +194,17 @@ def test_a_jinja_template_is_run_as_the_hubs_libraries_run_it(card: Card) -> Non
     )
     messages, _ = CASES["plain"]
     ours = templates.render(card, messages, TOOLS, True, template=template)
-    [[theirs], _] = render_jinja_template(
-        [messages],
-        tools=TOOLS,
+    conversations: list[Any] = [messages]
+    tools: list[Any] = list(TOOLS)
+    rendered, _ = render_jinja_template(
+        conversations,
+        tools=tools,
         chat_template=template,
         add_generation_prompt=True,
         enable_thinking=True,
         eos_token="<|im_end|>",
     )
-    assert ours == theirs
+    assert [ours] == rendered
 
 
 @pytest.mark.parametrize(

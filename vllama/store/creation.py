@@ -77,7 +77,7 @@ async def create(request: Mapping[str, Any], settings: Settings) -> AsyncGenerat
     _lay(request, draft, settings)
     config = commit.config(draft.config, draft.layers, settings)
     for layer in draft.layers:
-        is_known = layer.digest in draft.known or layer.source
+        is_known = layer.digest in draft.known
         yield {"status": f"{'using existing' if is_known else 'creating new'} layer {layer.digest}"}
     yield {"status": "writing manifest"}
     raw = Manifest(config, tuple(draft.layers)).raw()

@@ -174,7 +174,7 @@ class _Counter:
 
 def _bar(stop: threading.Event, counted: _Counter) -> type[Any]:
     """A progress bar that is not shown: it counts, and ends the transfer when told to."""
-    from tqdm.auto import tqdm
+    from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
 
     class Bar(tqdm):  # type: ignore[type-arg,misc,unused-ignore]
         def __init__(self, *args: Any, **options: Any) -> None:

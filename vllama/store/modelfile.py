@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -200,7 +200,7 @@ def _requires(made: Modelfile, command: _Command) -> Modelfile:
     return replace(made, requires=command.text)
 
 
-_ACTIONS = {
+_ACTIONS: dict[str, Callable[[Modelfile, _Command], Modelfile]] = {
     "from": _from,
     "parameter": _parameter,
     "message": _message,

@@ -55,7 +55,8 @@ async def _push(layer: Layer, registry: Registry, settings: Settings) -> AsyncGe
 
 
 def _place(reply: httpx.Response, registry: Registry) -> str:
-    location = reply.headers.get("docker-upload-location") or reply.headers.get("location")
+    headers = reply.headers
+    location: str | None = headers.get("docker-upload-location") or headers.get("location")
     if not location:
         raise TransferFailed("the registry did not say where to put the blob")
     return urljoin(registry.base, location)

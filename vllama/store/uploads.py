@@ -5,17 +5,18 @@ import hashlib
 import re
 import struct
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from vllama import gguf
 from vllama.settings import Settings
-from vllama.store import catalogue, quantize
+from vllama.store import catalogue, convert, materialise, names, quantize
 from vllama.store.blobs import Blobs, check_space
 from vllama.store.errors import Refused
 from vllama.store.layout import find_blob, hex_of, ours
-from vllama.store.manifest import FILE, Layer, blob, media_type
+from vllama.store.manifest import FILE, SOURCE, Layer, blob, media_type
 
 Status: TypeAlias = dict[str, Any]
 _NO_DIGEST = "0000000000000000000"
@@ -71,31 +72,84 @@ async def adapter(
 async def quantized(
     layers: list[Layer], config: dict[str, Any], wanted: str, settings: Settings
 ) -> AsyncGenerator[Status, None]:
-    """Replace the weights by smaller ones."""
+    """Replace the weights by smaller ones; a safetensors folder becomes a GGUF file first."""
     at = next((i for i, layer in enumerate(layers) if layer.kind == "model"), None)
+    is_converted = at is None
     if at is None:
-        raise Refused(
-            "quantization is only supported for F16, BF16 and F32 models", 500,
-            "This model is no GGUF file; vLLM quantises as it loads (its option quantization).",
-        )  # fmt: skip
+        async with aclosing(_converted(layers, config, wanted, settings)) as statuses:
+            async for status in statuses:
+                yield status
+        at = next(i for i, layer in enumerate(layers) if layer.kind == "model")
+        if config["file_type"] == wanted.upper():
+            return
     source = blob(layers[at], settings)
     kind = quantize.check(source, wanted)
     text = f"quantizing {quantize.current(source)} model to {kind}"
+
+    def work(path: Path) -> Iterator[tuple[int, int]]:
+        return quantize.quantize(source, path, kind)
+
+    async with aclosing(_written(work, text, layers[at].size, settings)) as steps:
+        async for step in steps:
+            if isinstance(step, Layer):
+                old, layers[at] = layers[at], step
+                Blobs(settings).prune([old.digest] if is_converted else [])
+            else:
+                yield step
+    config["file_type"] = kind
+
+
+async def _converted(
+    layers: list[Layer], config: dict[str, Any], wanted: str, settings: Settings
+) -> AsyncGenerator[Status]:
+    """The folder's weights as one GGUF file, of the type that was asked for if that is plain."""
+    folder = _folder(layers, settings)
+    plain = wanted.upper() if wanted.upper() in ("F32", "F16", "BF16") else "F16"
+    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+
+    def work(path: Path) -> Iterator[tuple[int, int]]:
+        return convert.write(folder, path, plain)
+
+    yield {"status": "converting model"}
+    async with aclosing(_written(work, "converting model", size, settings)) as steps:
+        async for step in steps:
+            if isinstance(step, Layer):
+                kept = [x for x in layers if x.media not in (FILE, SOURCE)]
+                layers[:] = [_gguf_layer(step.digest, settings, config), *kept]
+            else:
+                yield step
+
+
+async def _written(
+    work: Callable[[Path], Iterator[tuple[int, int]]], text: str, size: int, settings: Settings
+) -> AsyncGenerator[Status | Layer]:
+    """How `work` goes on a file of its own, and at the end that file as a layer."""
     # Beside the new file lies a passing one of the same size.
-    check_space(ours(settings).path, 2 * layers[at].size)
+    check_space(ours(settings).path, 2 * size)
     with Blobs(settings).beside() as upload:
         upload.file.close()
-        told_at = time.monotonic()
-        work = quantize.quantize(source, upload.path, kind)
-        while (step := await asyncio.to_thread(next, work, None)) is not None:
+        told_at, steps = time.monotonic(), work(upload.path)
+        while (step := await asyncio.to_thread(next, steps, None)) is not None:
             if time.monotonic() - told_at > _TICK_S:
                 told_at = time.monotonic()
                 yield {"status": text, "digest": _NO_DIGEST, "total": step[1], "completed": step[0]}
         yield {"status": "verifying conversion"}
         digest = await asyncio.to_thread(upload.keep_written)
-    size = ours(settings).blob(digest).stat().st_size
-    layers[at] = Layer(layers[at].media, digest, size)
-    config["file_type"] = kind
+    yield Layer(media_type("model"), digest, ours(settings).blob(digest).stat().st_size)
+
+
+def _folder(layers: list[Layer], settings: Settings) -> Path:
+    """The safetensors folder that these layers hold or name."""
+    files = [layer for layer in layers if layer.media == FILE]
+    if any(layer.name.endswith(".safetensors") for layer in files):
+        key = hashlib.sha256("".join(layer.digest + layer.name for layer in files).encode())
+        return materialise.folder(key.hexdigest(), files, settings)
+    source = next((layer for layer in layers if layer.media == SOURCE), None)
+    if source is not None:
+        model = names.resolve(materialise.reference(source, settings), settings)
+        if model.safetensors is not None:
+            return model.safetensors
+    raise Refused("quantization is only supported for F16, BF16 and F32 models", 500)
 
 
 def digest(data: bytes) -> str:
