@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vllama import machine as hardware
-from vllama import toy
+from vllama import hardware, toy
 from vllama.engines import engine
 from vllama.engines.engine import Endpoint, Engine
 from vllama.errors import EngineMissing

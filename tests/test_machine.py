@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from vllama import hardware
-from vllama.hardware import amd, apple, nvidia, processor
+from vllama.hardware import amd, apple, detect, nvidia, processor
 from vllama.hardware.processor import Memory
-from vllama.machine import GIB, Gpu, Machine, Process, detect
+from vllama.machine import GIB, Gpu, Machine, Process
 
 MEMORY = Memory(128 * GIB, 100 * GIB)
 

@@ -1,4 +1,4 @@
-"""What this computer is: its accelerators, its processor, its memory, and who else uses them."""
+"""What a computer is: its accelerators, its processor, its memory, and who else uses them."""
 
 import platform
 import re
@@ -104,11 +104,3 @@ class Machine:
                 break
             left.append(found[0])
         return replace(self, gpus=tuple(left))
-
-
-def detect() -> Machine:
-    """Ask the hardware. Never fails: what cannot be asked is left out."""
-    # Imported here: the command line must not pay for it when it only prints a help text.
-    from vllama import hardware
-
-    return hardware.detect()

@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from vllama.cli import main
 from vllama.cli.profile_formats import FORMATS, command
 from vllama.errors import UsageError
-from vllama.machine import detect
+from vllama.hardware import detect
 from vllama.profile import Profile
 from vllama.shelf import Shelf
 

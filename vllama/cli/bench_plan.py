@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vllama import durations, store
-from vllama import machine as hardware
+from vllama import durations, hardware, store
 from vllama.bench import workloads
 from vllama.bench.contest import Contest, Target
 from vllama.bench.workload import Workload

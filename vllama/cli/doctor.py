@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look at everything; 1 when no engine works here."""
-    from vllama.machine import detect
+    from vllama.hardware import detect
 
     findings = list(examine(Settings.from_environment(), detect()))
     if args.json:

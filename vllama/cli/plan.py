@@ -67,10 +67,10 @@ def _tokens(text: str) -> int:
 
 
 def _machine(gpu: str | None) -> "Machine":
-    from vllama import machine
+    from vllama import hardware
     from vllama.tuner import gpus
 
-    return gpus.named(gpu) if gpu else machine.detect()
+    return gpus.named(gpu) if gpu else hardware.detect()
 
 
 def _engine(wanted: str, model: "Model", gpu: str | None) -> str:

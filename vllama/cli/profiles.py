@@ -81,7 +81,7 @@ def _differences(profile: Profile) -> list[str]:
     """What of this computer is not as it was where the profile was made."""
     from vllama.engines import engine
     from vllama.errors import EngineMissing
-    from vllama.machine import detect
+    from vllama.hardware import detect
 
     found = []
     here = detect().fingerprint

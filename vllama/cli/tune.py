@@ -79,8 +79,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace, settings: Settings) -> _Plan:
     """Everything that can be known, and refused, before anything is started."""
-    from vllama import machine as hardware
-    from vllama import store
+    from vllama import hardware, store
     from vllama.bench import workloads
     from vllama.engines import choose
     from vllama.tuner import slo, space

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from vllama import machine as machines
+from vllama import hardware
 from vllama.engines import llamacpp_log, llamacpp_options, probe, process
 from vllama.engines.engine import Endpoint, Fact
 from vllama.engines.llamacpp_server import HOST, Runner, find
@@ -70,7 +70,7 @@ class LlamaCpp:
         model = resolve(profile.model, self._settings)
         profile = profile.with_options(**{**_adapter(model, self._settings), **profile.options})
         llamacpp_options.check(profile.options, runner.accepts())
-        check_memory(model, profile.options, machines.detect())
+        check_memory(model, profile.options, hardware.detect())
         async with AsyncExitStack() as stack:
             try:
                 endpoint = await stack.enter_async_context(self._started(runner, model, profile))

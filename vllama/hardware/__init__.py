@@ -1,4 +1,4 @@
-"""Asking the hardware who it is; `vllama.machine.detect` is the door to it."""
+"""Asking the hardware who it is: the only room that does."""
 
 import platform
 from pathlib import Path

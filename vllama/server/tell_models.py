@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from vllama import machine
+from vllama import hardware
 from vllama.server.pool import Loaded
 from vllama.server.written import moment
 from vllama.store import details, names
@@ -141,4 +141,4 @@ def _with_system(card: Card, system: str) -> Card:
 
 @functools.cache
 def _has_gpu() -> bool:
-    return bool(machine.detect().gpus)
+    return bool(hardware.detect().gpus)
