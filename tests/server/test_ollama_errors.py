@@ -38,7 +38,18 @@ MISSING = [
     ("generate", {"model": "bad//name"}, 400, "invalid model name"),
     ("chat", {"model": "bad//name", "messages": USER}, 400, "invalid model name"),
 ]
+CLOUD = "ollama cloud is disabled: remote model"
 WRONG = [
+    ("chat", {"model": "x:cloud", "messages": USER}, 403, f"{CLOUD} is unavailable"),
+    ("generate", {"model": "x:120b-cloud", "prompt": "x"}, 403, f"{CLOUD} is unavailable"),
+    ("show", {"model": "x:cloud"}, 403, f"{CLOUD} details are unavailable"),
+    (
+        "chat",
+        {"model": "x:cloud:local", "messages": USER},
+        400,
+        'use either :local or :cloud, not both: "x:cloud:local"',
+    ),
+    ("chat", {"model": "NX:local", "messages": USER}, 404, "model 'NX:local' not found"),
     ("generate", {"model": "m", "keep_alive": "abc"}, 400, 'time: invalid duration "abc"'),
     ("generate", {"model": "m", "keep_alive": "5"}, 400, 'time: missing unit in duration "5"'),
     ("generate", {"model": "m", "keep_alive": ""}, 400, 'time: invalid duration ""'),
@@ -162,6 +173,30 @@ async def test_what_is_wrong_has_its_status_and_text(
 ) -> None:
     response = await ollama_like.post(f"/api/{route}", body)
     assert (response.status_code, response.json()) == (status, {"error": error})
+
+
+async def test_a_name_may_say_that_it_is_local(ollama_like: House) -> None:
+    response = await ollama_like.post("/api/generate", {"model": "m:local"})
+    assert (response.json()["done_reason"], response.json()["model"]) == ("load", "m:local")
+
+
+async def test_cloud_routes_answer_as_with_the_cloud_off(ollama_like: House) -> None:
+    for path, status, error in (
+        ("/api/me", 503, "account unavailable"),
+        ("/api/signout", 401, "you are not currently signed in"),
+        (
+            "/api/experimental/web_search",
+            403,
+            "ollama cloud is disabled: web search is unavailable",
+        ),
+    ):
+        response = await ollama_like.post(path, {"query": "x"})
+        assert (response.status_code, response.json()) == (status, {"error": error})
+    status_page = (await ollama_like.get("/api/status")).json()
+    assert status_page == {"cloud": {"disabled": True, "source": "env"}}
+    audio = await ollama_like.post("/v1/audio/transcriptions", {})
+    assert audio.status_code == 400
+    assert audio.json()["error"]["message"].startswith("failed to parse multipart form")
 
 
 async def test_delete_names_what_it_does_not_find(ollama_like: House) -> None:

@@ -36,6 +36,7 @@ def router(service: Service) -> APIRouter:
         found = fields(await service.body(request), DETOKENIZE)
         key = await _key(service, found)
         tokens = [token for token in found.get("tokens") or () if token is not None]
+        await _check_tokens(service, found["model"], tokens)
         text = await relay.connected(
             request, _text(service.pool, key, tokens, found.get("keep_alive"))
         )
@@ -65,6 +66,14 @@ async def _key(service: Service, found: dict[str, Any]) -> str:
         raise Refusal(400, "model is required")
     await service.models.card(name)
     return service.models.key(name)
+
+
+async def _check_tokens(service: Service, name: str, tokens: list[int]) -> None:
+    card = await service.models.card(name)
+    most = card.model.shape.vocabulary if card is not None else 2**31
+    for token in tokens:
+        if not 0 <= token < most:
+            raise Refusal(400, f"{token} is no token of this model")
 
 
 async def _tokens(

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from vllama.errors import ModelNotFound, UsageError, VllamaError
 from vllama.server import tell_models
+from vllama.server.models import CloudDisabled
 from vllama.server.ollama_requests import fields
 from vllama.server.ollama_wire import COPY, CREATE, DELETE, PULL, PUSH, SHOW
 from vllama.server.refusal import Refusal, told
@@ -62,6 +63,8 @@ def _listing(routes: APIRouter, service: Service) -> None:
             card = await service.models.card(name)
         except ModelNotFound:
             raise Refusal(404, f"model '{names.shown(name)}' not found") from None
+        except CloudDisabled:
+            raise CloudDisabled("remote model details are unavailable") from None
         if card is None:
             return answered(tell_models.shown_attached(name))
         shown = await asyncio.to_thread(

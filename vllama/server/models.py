@@ -18,6 +18,13 @@ FRESH_S = 3.0
 _NAMES = 1000
 
 
+class CloudDisabled(Refusal):
+    """The name is that of a model in Ollama's cloud, and there is none here."""
+
+    def __init__(self, what: str = "remote model is unavailable") -> None:
+        super().__init__(403, f"ollama cloud is disabled: {what}")
+
+
 class Models:
     """The cards of the models here, each read at most every few seconds."""
 
@@ -36,12 +43,14 @@ class Models:
         known = self._keys.get(name)
         if known is not None:
             return known
-        key = self._catalogue.key(name)
+        key = self._catalogue.key(_local(name))
         if not self._is_given(key):
             try:
-                Name.parse(name)
+                parsed = Name.parse(_local(name))
             except UsageError:
                 raise Refusal(400, "invalid model name") from None
+            if parsed.tag.lower() == "cloud" or parsed.tag.lower().endswith("-cloud"):
+                raise CloudDisabled
         if len(self._keys) < _NAMES:
             self._keys[name] = key
         return key
@@ -93,10 +102,17 @@ class Models:
         return key in self._catalogue.attached or key in self._catalogue.served
 
 
+def _local(name: str) -> str:
+    """A name without the suffix that says where the model is to be found."""
+    lower = name.lower()
+    if lower.endswith((":cloud:local", ":local:cloud")):
+        raise Refusal(400, f'use either :local or :cloud, not both: "{name}"')
+    return name[: -len(":local")] if lower.endswith(":local") else name
+
+
 def full(card: Card | None, name: str) -> str:
     """With host and namespace, as some of Ollama's errors say it."""
     try:
         return Name.parse(card.name if card is not None else name).full
     except UsageError:
         return name
-

@@ -21,6 +21,8 @@ from vllama.server.gotypes import (
     kind,
 )
 
+# Go's longest duration.
+_LONGEST_S = (2**63 - 1) / 1e9
 LEVELS = ("high", "medium", "low", "max")
 _GO_NAMES = {"bool": "bool", "array": "[]interface {}", "object": "map[string]interface {}"}
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/\r\n]")
@@ -61,7 +63,7 @@ class _Image:
 
 
 def keep_alive(value: Any) -> float:
-    """Seconds; negative ones mean for ever."""
+    """Seconds; negative ones, and more than Go can count, mean for ever."""
     if isinstance(value, str):
         try:
             seconds = durations.parse(value)
@@ -71,7 +73,7 @@ def keep_alive(value: Any) -> float:
         seconds = float(value)
     else:
         raise WrongType(f"Unsupported type: '{_GO_NAMES[kind(value)]}'")
-    return durations.FOREVER if seconds < 0 else seconds
+    return durations.FOREVER if seconds < 0 or seconds > _LONGEST_S else seconds
 
 
 def think(value: Any) -> bool | str:

@@ -1,6 +1,7 @@
 """OpenAI's routes: chat, text completions, embeddings, models."""
 
 import base64
+import re
 import struct
 from typing import Any
 
@@ -28,6 +29,7 @@ def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["openai"])
     _models(routes, service)
+    _audio(routes, service)
 
     @routes.post("/v1/chat/completions", openapi_extra=body_of(CHAT))
     async def chat(request: Request) -> Response:
@@ -82,6 +84,26 @@ def router(service: Service) -> APIRouter:
         return _told({"object": "list", "data": data, "model": name, "usage": usage})
 
     return routes
+
+
+def _audio(routes: APIRouter, service: Service) -> None:
+    @routes.post("/v1/audio/transcriptions")
+    async def transcribe(request: Request) -> Response:
+        kind = request.headers.get("content-type", "")
+        if not kind.startswith("multipart/form-data"):
+            raise Refusal(
+                400,
+                "failed to parse multipart form: request Content-Type isn't multipart/form-data",
+                early=True,
+            )
+        body = await service.body(request)
+        named = re.search(rb'name="model"\r\n\r\n([^\r\n]*)\r\n', body)
+        name = named[1].decode("utf-8", "replace") if named else ""
+        if not name.strip():
+            raise Refusal(400, "model is required", early=True)
+        await service.models.card(name)
+        # No engine behind vllama listens.
+        raise Refusal(400, f'"{name}" does not support audio')
 
 
 def _models(routes: APIRouter, service: Service) -> None:
