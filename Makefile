@@ -46,8 +46,14 @@ test: $(VENV)/.dev $(VENV)/.vllm  ## all tests, on real engines
 test-fast: $(VENV)/.dev  ## the tests that start no vLLM
 	$(PY) -m pytest tests -m 'not vllm'
 
+test-faults: $(VENV)/.dev  ## kills, hangs, floods and full disks (part of `test`)
+	$(PY) -m pytest tests/server/test_faults.py
+
 bench: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## has serving become more costly? (against the committed ratios)
 	$(PY) -m benchmarks.gate $(if $(filter vllm,$(ENGINE)),--engine vllm)
+
+bench-proxy: $(VENV)/.dev  ## what vllama costs between client and engine, next to others
+	$(PY) -m benchmarks.proxy
 
 bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)
 	$(PY) benchmarks/client/run.py
@@ -55,4 +61,4 @@ bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 
-.PHONY: help install demo check test test-fast clean bench bench-client
+.PHONY: help install demo check test test-fast clean test-faults bench bench-proxy bench-client

@@ -31,7 +31,7 @@ class Listener:
         self.status = 0
         self._pieces: list[bytes] = []
 
-    def on_head(self, status: int, headers: Headers) -> None:
+    def on_head(self, status: int, _headers: Headers) -> None:
         self.status = status
 
     def on_body(self, piece: bytes) -> None:

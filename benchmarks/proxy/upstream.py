@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if self.waits or self.engine.streams.pop(self, None) is not None:
             self.engine.aborts.append(time.monotonic_ns())
 
