@@ -207,6 +207,16 @@ def test_create_gives_the_server_a_folder_and_an_adapter(
     assert "ADAPTER" in found["modelfile"]
 
 
+def test_create_makes_a_folder_small_enough_for_llamacpp(
+    vllama: Run, toy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "Modelfile").write_text(f"FROM {toy}\nPARAMETER num_predict 2\n")
+    words = ("create", "small", "-q", "q4_K_M", "-f", str(tmp_path / "Modelfile"))
+    assert "converting model" in vllama(*words)[1]
+    assert "quantization        Q4_K_M" in vllama("show", "small")[0]
+    assert "eval count:           2 token(s)" in vllama("run", "small", "hi", "--verbose")[1]
+
+
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [

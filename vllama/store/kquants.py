@@ -4,6 +4,7 @@ The layouts are llama.cpp's (`block_q4_K`, `block_q6_K`); the search for good sc
 least-squares fit, refined twice.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def q4_k(rows: Floats) -> Bytes:
     pairs = q.reshape(-1, 4, 2, 32)
     nibbles = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
     parts = (_raw(d), _raw(dmin), _packed(sc, m), nibbles)
-    return np.concatenate(parts, axis=1).reshape(*rows.shape[:-1], -1)
+    return _joined(parts, rows)
 
 
 def q6_k(rows: Floats) -> Bytes:
@@ -45,7 +46,7 @@ def q6_k(rows: Floats) -> Bytes:
     ql = np.stack([low[:, :, 0] | low[:, :, 2] << 4, low[:, :, 1] | low[:, :, 3] << 4], axis=2)
     qh = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
     parts = (ql.reshape(-1, 128), qh.reshape(-1, 64), sc.view(np.uint8), _raw(d))
-    return np.concatenate(parts, axis=1).reshape(*rows.shape[:-1], -1)
+    return _joined(parts, rows)
 
 
 def _fit(x: Floats) -> tuple[Floats, Floats]:
@@ -84,6 +85,11 @@ def _packed(sc: Bytes, m: Bytes) -> Bytes:
     second = m[:, :4] | (m[:, 4:] >> 4) << 6
     third = (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4
     return np.concatenate((first, second, third), axis=1)
+
+
+def _joined(parts: Sequence[Bytes], rows: Floats) -> Bytes:
+    blocks: Bytes = np.concatenate(parts, axis=1)
+    return blocks.reshape(*rows.shape[:-1], -1)
 
 
 def _half(values: Any) -> Floats:
