@@ -1,5 +1,7 @@
 """What may be varied: only what can work here, each exclusion with its reason."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.tuner import machines as on
@@ -193,8 +195,34 @@ def test_a_larger_context_of_the_default_is_not_taken_away() -> None:
 
 
 def test_threads_for_prompts_do_not_follow_those_for_answers_unsaid() -> None:
-    space = on.llamacpp_space(CPU, threads=4)
+    space = on.llamacpp_space(CPU, on.chat(1), threads=4)
     assert space.launch({"threads": 2}) == {"threads": 2, "threads_batch": 4}
+
+
+def test_threads_for_one_token_matter_only_to_a_load_that_is_alone_at_times() -> None:
+    # Measured: eight streams took the processor time of `threads_batch`, whatever `threads` was.
+    assert "never so small" in reason(on.llamacpp_space(CPU, on.chat(8)), "threads")
+    assert "threads" in names(on.llamacpp_space(CPU, on.chat(8), on.chat(1)))
+    assert "threads_batch" in names(on.llamacpp_space(CPU, on.chat(8)))
+
+
+def test_guessing_tokens_is_judged_on_real_text_only() -> None:
+    made_up, real = on.chat(4), replace(on.chat(4), dataset="questions.jsonl")
+    for build_space in (on.vllm_space, on.llamacpp_space):
+        option = "spec_method" if build_space is on.vllm_space else "spec_type"
+        assert "luck" in reason(build_space(CPU, made_up), option)
+        assert option in names(build_space(CPU, real))
+    space = on.vllm_space(CPU, real)
+    assert space.launch({"spec_method": "ngram"}) == {"spec_method": "ngram", "spec_tokens": 3}
+    assert space.launch({"spec_tokens": 3}) == {}
+    assert "guesses nothing" in str(space.check({"spec_tokens": 5}))
+
+
+def test_what_the_memory_model_refuses_is_not_offered() -> None:
+    options = {"max_model_len": 8192, "kv_cache_memory_bytes": 2**30}
+    space = on.vllm_space(CPU, shape=on.TOY, **options)
+    assert space.check({"kv_cache_memory_bytes": 2**40}) is not None
+    assert "GiB are free" in str(space.check({"kv_cache_memory_bytes": 2**40}))
 
 
 def test_sizes_may_be_written_as_vllm_writes_them() -> None:
@@ -212,7 +240,7 @@ def test_a_micro_batch_is_no_larger_than_a_batch() -> None:
 def test_eight_trials_of_llamacpp_on_two_cores_see_what_matters() -> None:
     space = SPACES["llamacpp on a CPU"]
     seen = {name for seed in space.seeds for name in seed}
-    assert {"n_parallel", "threads"} <= seen
+    assert {"n_parallel", "threads_batch"} <= seen
     assert space.size <= 1000
 
 

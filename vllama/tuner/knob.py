@@ -103,6 +103,11 @@ class Ground:
         return any(w.shared_prefix_tokens > 0 for w in self.load)
 
     @property
+    def has_real_text(self) -> bool:
+        """Whether all of the load is text that somebody wrote, or asks for text of a form."""
+        return bool(self.load) and all(w.dataset or w.asks != "text" for w in self.load)
+
+    @property
     def on_gpu(self) -> bool:
         """Whether the engine will run on an accelerator."""
         return bool(self.machine.gpus)

@@ -67,11 +67,15 @@ def _threads(name: str, what: str) -> Maker:
         cpu = ground.machine.cpu
         if ground.on_gpu and _layers_fit(ground):
             return RuledOut(name, "all layers are on the GPU: one thread feeds it")
+        alone = any(w.concurrency == 1 for w in ground.load)
+        if name == "threads" and not alone:
+            return RuledOut(name, "used for a step of one token, and this load is never so small")
         physical = min(cpu.physical_cores, cpu.cores)
         choices = {max(1, physical // 2), max(1, physical - 1), physical, cpu.cores}
-        default = ground.default.get(name, physical)
+        # llama.cpp takes as many for prompts as for answers, unless told.
+        default = count(ground.default, name, count(ground.default, "threads", physical))
         return Knob(
-            name, "int", tuple(sorted(choices)), default if int(default) > 0 else physical,
+            name, "int", tuple(sorted(choices)), default if default > 0 else physical,
             f"threads for {what}; they spin, so more than the free cores makes all slower",
             log=True,
         )  # fmt: skip
@@ -107,6 +111,19 @@ def _cache_type(name: str) -> Maker:
         )
 
     return make
+
+
+def _speculation(ground: Ground) -> Knob | RuledOut:
+    if not ground.has_real_text:
+        return RuledOut(
+            "spec_type", "the prompts are made up: how often a guess is right would be luck"
+        )
+    if ground.concurrency > 8:
+        return RuledOut("spec_type", "with many in flight the guesses take time from others")
+    return Knob(
+        "spec_type", "categorical", ("none", "ngram-simple", "ngram-mod"), "none",
+        "guesses the next tokens from the text so far; the answers stay the same",
+    )  # fmt: skip
 
 
 def _gpu_layers(ground: Ground) -> Knob | RuledOut:
@@ -157,10 +174,7 @@ def _layers_fit(ground: Ground) -> bool:
 
 
 def _complete(ground: Ground, options: Options) -> Options:
-    """Slots need context, so it grows with them; and threads for prompts are given with others.
-
-    llama.cpp takes as many threads for prompts as for answers unless told.
-    """
+    """Slots need context, so it grows with them; and `threads_batch` would follow `threads`."""
     found: dict[str, Scalar] = {}
     own = ground.default.get("threads", options.get("threads"))
     if "threads_batch" in options and options.get("threads") != own:
@@ -205,12 +219,14 @@ def _rules(ground: Ground) -> Sequence[Rule]:
 
 def _seeds(ground: Ground) -> Sequence[Options]:
     busy, cores = ground.concurrency, ground.machine.cpu.cores
+    half = max(1, cores // 2)
     every: dict[str, Scalar] = {"n_parallel": busy}
+    fewer: dict[str, Scalar] = {"threads": half, "threads_batch": half}
     return (
         every,
-        {**every, "threads": max(1, cores // 2), "threads_batch": cores},
+        {**every, **fewer},
         {**every, "n_ubatch": 128},
-        {"n_parallel": max(1, busy // 2), "threads": max(1, cores // 2)},
+        {"n_parallel": max(1, busy // 2), **fewer},
     )
 
 
@@ -218,8 +234,10 @@ CATALOGUE = Catalogue(
     makers={
         "n_parallel": _slots,
         "n_ctx": _context,
-        "threads": _threads("threads", "answers"),
-        "threads_batch": _threads("threads_batch", "prompts"),
+        "threads": _threads("threads", "a step of one token, an answer that is decoded alone"),
+        "threads_batch": _threads(
+            "threads_batch", "prompts, and for answers that are decoded together"
+        ),
         "n_batch": _batch,
         "n_ubatch": _micro_batch,
         "flash_attn": always(_FLASH_ATTENTION),
@@ -228,6 +246,10 @@ CATALOGUE = Catalogue(
         "cache_type_k": _cache_type("cache_type_k"),
         "cache_type_v": _cache_type("cache_type_v"),
         "n_gpu_layers": _gpu_layers,
+        "spec_type": _speculation,
+        "model_draft": always(
+            RuledOut("model_draft", "which model to draft with is the user's to say")
+        ),
     },
     rules=_rules,
     seeds=_seeds,

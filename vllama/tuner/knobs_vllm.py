@@ -212,6 +212,43 @@ def _watermark(ground: Ground) -> Knob | RuledOut:
     )  # fmt: skip
 
 
+def _speculation(ground: Ground) -> Knob | RuledOut:
+    if not ground.has_real_text:
+        return RuledOut(
+            "spec_method", "the prompts are made up: how often a guess is right would be luck"
+        )
+    if ground.concurrency > 16:
+        return RuledOut("spec_method", "with many in flight the guesses take time from others")
+    return Knob(
+        "spec_method", "categorical", ("none", "ngram"), "none",
+        "guesses the next tokens from the text so far; the answers stay the same",
+    )  # fmt: skip
+
+
+def _speculated(ground: Ground) -> Knob | RuledOut:
+    if isinstance(_speculation(ground), RuledOut):
+        return RuledOut("spec_tokens", "nothing is guessed")
+    return Knob("spec_tokens", "int", (2, 3, 5), 3, "tokens guessed at once", log=True)
+
+
+def _complete(_: Ground, options: Options) -> Options:
+    """How many to guess goes with guessing, and with nothing else."""
+    if options.get("spec_method", "none") == "none":
+        return {}
+    return {"spec_tokens": options.get("spec_tokens", 3)}
+
+
+def _servers(ground: Ground) -> Knob | RuledOut:
+    if ground.machine.cpu.cores < 8 or ground.concurrency < 64:
+        return RuledOut(
+            "api_server_count", "one process reads and writes this load, or there are few cores"
+        )
+    return Knob(
+        "api_server_count", "int", (1, 2, 4), 1,
+        "processes that tokenise and stream, where one is not enough", log=True,
+    )  # fmt: skip
+
+
 def _rules(ground: Ground) -> Sequence[Rule]:
     tokens, sequences = batch_defaults(ground)
     trained = ground.model.shape.context_length
@@ -236,7 +273,13 @@ def _rules(ground: Ground) -> Sequence[Rule]:
             return None
         return f"max_model_len {most} is less than the load's {ground.longest_tokens} tokens"
 
-    return budget, threshold, length, *ON_GPU.rules(ground)
+    def guesses(options: Options) -> str | None:
+        told = count(options, "spec_tokens", 3) != 3
+        if told and options.get("spec_method", "none") == "none":
+            return "spec_tokens without spec_method guesses nothing"
+        return None
+
+    return budget, threshold, length, guesses, *ON_GPU.rules(ground)
 
 
 def _seeds(ground: Ground) -> Sequence[Options]:
@@ -274,9 +317,13 @@ CATALOGUE = Catalogue(
         "performance_mode": _performance_mode,
         "stream_interval": _stream_interval,
         "watermark": _watermark,
+        "spec_method": _speculation,
+        "spec_tokens": _speculated,
+        "api_server_count": _servers,
         **ON_GPU.makers,
         **{name: always(RuledOut(name, reason)) for name, reason in _LEFT_ALONE.items()},
     },
     rules=_rules,
     seeds=_seeds,
+    complete=_complete,
 )

@@ -10,6 +10,7 @@ from vllama.machine import Machine
 from vllama.model import Model
 from vllama.profile import Profile, Scalar
 from vllama.tuner import knobs_llamacpp, knobs_vllm
+from vllama.tuner.fit import Fit
 from vllama.tuner.knob import Catalogue, Ground, Knob, Options, Rule, RuledOut
 
 __all__ = ["Knob", "Options", "RuledOut", "Space", "build"]
@@ -36,11 +37,16 @@ class Space:
     seeds: tuple[dict[str, Scalar], ...]
     ground: Ground
     rules: tuple[Rule, ...]
+    fit: Fit | None = None
 
     def check(self, options: Options) -> str | None:
         """Why this combination cannot work, in words; None when it may."""
         every = self.effective(options)
-        return next((reason for rule in self.rules if (reason := rule(every))), None)
+        reason = next((reason for rule in self.rules if (reason := rule(every))), None)
+        if reason is not None or self.fit is None or not options:
+            return reason
+        verdict = self.fit.verdict(every)
+        return None if verdict.fits else verdict.reason
 
     def effective(self, options: Options) -> dict[str, Scalar]:
         """All that an engine launched with `options` works with, as far as it is known."""
@@ -123,8 +129,15 @@ def build(
         seeds=({},),
         ground=ground,
         rules=tuple(catalogue.rules(ground)),
+        fit=_trusted(ground),
     )
-    return Space(bare.knobs, bare.ruled_out, _seeds(bare, catalogue), ground, bare.rules)
+    return replace(bare, seeds=_seeds(bare, catalogue))
+
+
+def _trusted(ground: Ground) -> Fit | None:
+    """The memory model, unless it is wrong about the default already, which must be tried."""
+    fit = Fit.of(ground)
+    return fit if fit.verdict({}).fits else None
 
 
 def _make(name: str, catalogue: Catalogue, ground: Ground) -> Knob | RuledOut:
