@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import isolated
+from tests.store import registries
 from vllama import cli
 from vllama.cli import humane, ps
 from vllama.store.blobs import Blobs
@@ -232,6 +233,34 @@ def test_a_wrong_modelfile_is_refused(
     (tmp_path / "Modelfile").write_text(text)
     _, err = vllama("create", "x", "-f", str(tmp_path / "Modelfile"), code=code)
     assert message in err
+
+
+def test_a_model_goes_to_a_registry_and_comes_back(vllama: Run, made: str) -> None:
+    with registries.running() as registry:
+        name = f"{registry.host}/me/made:v1"
+        vllama("cp", "made", name)
+        _, told = vllama("push", name, "--insecure")
+        assert [told.splitlines()[0], *told.splitlines()[-2:]] == [
+            "retrieving manifest", "pushing manifest", "success",
+        ]  # fmt: skip
+        digest = json.loads(vllama("list", name, "--json")[0])[0]["digest"]
+        vllama("rm", name)
+        _, told = vllama("pull", name, "--insecure")
+        assert told.splitlines()[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
+        assert json.loads(vllama("list", name, "--json")[0])[0]["digest"] == digest
+
+
+def test_a_pull_needs_no_server(
+    vllama: Run, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OLLAMA_HOST")
+    monkeypatch.setenv("VLLAMA_HOME", str(tmp_path))
+    with registries.running() as registry:
+        name = registry.put("me/tiny:v1", [("model", (toy / "toy-q8_0.gguf").read_bytes())])
+        vllama("pull", name, "--insecure", "--source", "registry")
+        assert list(tmp_path.glob("models/manifests/*/me/tiny/v1"))
+        _, err = vllama("pull", f"{name}-nope", "--insecure", "--source", "registry", code=1)
+        assert "pull model manifest: file does not exist" in err
 
 
 def test_an_unreachable_registry_is_told(vllama: Run) -> None:

@@ -163,6 +163,31 @@ def test_cards_list_every_model_once_newest_first(toy: Path, settings: Settings)
     assert found == sorted(found, key=lambda c: c.modified_at, reverse=True)
 
 
+def test_each_gguf_file_of_a_repository_is_listed_by_its_quantisation(
+    toy: Path, settings: Settings
+) -> None:
+    snapshot = put_in_hub_cache(settings.hub_cache, "u/r-GGUF", toy)
+    (snapshot / "config.json").unlink()
+    for name in ("r-1.5B-Q4_K_M", "r-1.5B-Q8_0", "mmproj-F16"):
+        shutil.copy(toy / "toy-q8_0.gguf", snapshot / f"{name}.gguf")
+    found = {c.name: c for c in catalogue.cards(settings)}
+    assert found.keys() == {"hf.co/u/r-GGUF:Q4_K_M", "hf.co/u/r-GGUF:Q8_0"}
+    assert found["hf.co/u/r-GGUF:Q8_0"].model.gguf == snapshot / "r-1.5B-Q8_0.gguf"
+
+
+def test_a_projector_makes_a_model_see(toy: Path, settings: Settings) -> None:
+    raw = (toy / "toy-q8_0.gguf").read_bytes()
+    eye = (toy / "toy-f16.gguf").read_bytes()
+    put_model(settings.home / "models", "seer", [("model", raw), ("projector", eye)])
+    card = catalogue.card("seer", settings)
+    assert card.capabilities == {"completion", "vision"}
+    assert card.projector is not None
+    assert card.projector.read_bytes() == eye
+    assert details.projector_info(card)["general.architecture"] == "qwen2"
+    assert f"FROM {card.projector}\n" in details.modelfile(card)
+    assert details.projector_info(catalogue.card(str(toy), settings)) == {}
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(8_030_261_248, "8.0B"), (7_000_000_000, "7B"), (596_049_920, "596.05M"), (5_000, "5K"),

@@ -134,6 +134,11 @@ async def test_an_unknown_repository_is_told_as_ollama_does(online: Settings) ->
 
 
 async def test_a_hub_that_is_down_or_busy_is_named(online: Settings, hub: Hub) -> None:
+    hub.codes = [429] * 99
+    with pytest.raises(TransferFailed, match="429") as caught:
+        await pulled("hf.co/owner/Toy", online)
+    assert caught.value.status == 429
+    assert "HF_TOKEN" in caught.value.remedy
     gone = replace(online, hub_endpoint="http://127.0.0.1:9")
     with pytest.raises(TransferFailed, match=r"127\.0\.0\.1:9"):
         await pulled("hf.co/owner/Toy", gone)

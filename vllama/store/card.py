@@ -43,3 +43,4 @@ class Card:
     renderer: str = ""
     parser: str = ""
     adapter: Path | None = None
+    projector: Path | None = None

@@ -14,7 +14,7 @@ from vllama.model import Model
 from vllama.settings import Settings
 from vllama.store import capabilities, chat_template, fingerprint, materialise, names
 from vllama.store.card import Card
-from vllama.store.manifest import SOURCE, Entry
+from vllama.store.manifest import SOURCE, Entry, blob
 
 
 def card(reference: str, settings: Settings) -> Card:
@@ -88,6 +88,7 @@ def _of_entry(entry: Entry, model: Model, settings: Settings) -> Card:
         modified_at=entry.modified_at,
         parent_model=_parent(entry),
         adapter=materialise.adapter(entry, settings),
+        projector=_projector(entry, settings),
         **_told(entry, base, settings),
     )
     written = entry.text("template", settings)
@@ -131,6 +132,12 @@ def _with_senses(card: Card, entry: Entry) -> Card:
     if entry.manifest.first("projector") is None:
         return card
     return replace(card, capabilities=card.capabilities | {"vision"})
+
+
+def _projector(entry: Entry, settings: Settings) -> Path | None:
+    """The GGUF file through which the model sees."""
+    layer = entry.manifest.first("projector")
+    return None if layer is None else blob(layer, settings)
 
 
 def _parent(entry: Entry) -> str:

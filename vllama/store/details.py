@@ -22,6 +22,14 @@ def model_info(card: Card, verbose: bool = False) -> dict[str, Any]:
     return dict(sorted(own.items()))
 
 
+def projector_info(card: Card) -> dict[str, Any]:
+    """The same of the projector through which the model sees; empty without one."""
+    if card.projector is None:
+        return {}
+    metadata = gguf.read(card.projector).metadata
+    return dict(sorted((k, _plain(v)) for k, v in metadata.items() if k not in _HIDDEN))
+
+
 def tensors(card: Card) -> list[dict[str, Any]]:
     """Name, type and shape of every tensor, those outside the layers first."""
     if card.format == "gguf" and card.model.gguf is not None:
@@ -43,6 +51,8 @@ def modelfile(card: Card) -> str:
         "",
         f"FROM {_weights(card.model)}",
     ]
+    if card.projector is not None:
+        lines.append(f"FROM {card.projector}")
     if card.adapter is not None:
         lines.append(f"ADAPTER {card.adapter}")
     if card.template:

@@ -14,5 +14,7 @@ class Refused(UsageError):
 class TransferFailed(Refused):
     """A pull or a push failed; `status` is 500 unless the other side gave a better one."""
 
+    exit_code = 1
+
     def __init__(self, message: str, status: int = 500, remedy: str = "") -> None:
         super().__init__(message, status, remedy)

@@ -48,9 +48,15 @@ def snapshot(repository: Repository, settings: Settings) -> Path | None:
 
 
 def cached(settings: Settings) -> Iterator[str]:
-    """The repositories that are in the cache, by name."""
+    """What is in the cache, by name: repositories, and each GGUF file of one as `hf.co/…:QUANT`."""
     for path in sorted(settings.hub_cache.glob("models--*")):
-        yield path.name.removeprefix("models--").replace("--", "/")
+        name = path.name.removeprefix("models--").replace("--", "/")
+        folder = snapshot(Repository(name), settings)
+        files = [] if folder is None else [p.name for p in folder.rglob("*.gguf")]
+        if folder is None or not files or (folder / "config.json").exists():
+            yield name
+        models = [f for f in files if _is_first(f) and "mmproj" not in f.lower()]
+        yield from (f"hf.co/{name}:{_quant_of(f)}" for f in sorted(models))
 
 
 def choose_gguf(files: Sequence[str], quant: str) -> str | None:
@@ -70,6 +76,12 @@ def has_quant(file: str, quant: str) -> bool:
         re.search(rf"(^|[^a-z0-9]){re.escape(quant.lower())}($|[^a-z0-9_])", stem.lower())
         is not None
     )
+
+
+def _quant_of(file: str) -> str:
+    """The quantisation that a file's name carries, else `latest`."""
+    words = re.split(r"[-.]", _SHARD.sub("", file.rpartition(".")[0]))
+    return next((w for w in reversed(words) if is_quant(w)), "latest")
 
 
 def is_quant(tag: str) -> bool:

@@ -87,7 +87,7 @@ def _packed(sc: Bytes, m: Bytes) -> Bytes:
     return np.concatenate((first, second, third), axis=1)
 
 
-def _joined(parts: Sequence[Bytes], rows: Floats) -> Bytes:
+def _joined(parts: Sequence[NDArray[Any]], rows: Floats) -> Bytes:
     blocks: Bytes = np.concatenate(parts, axis=1)
     return blocks.reshape(*rows.shape[:-1], -1)
 
