@@ -47,7 +47,9 @@ def made(schema: dict[str, Any], dice: random.Random, depth: int = 0) -> Any:
     if kind == "array":
         return [made(schema.get("items", {}), dice, depth + 1) for _ in range(dice.randrange(3))]
     if kind == "string":
-        return dice.choice(["", "hello", "user", "tool", "system", "\u00e9\ud83d\ude00", "{{ .Prompt"])
+        return dice.choice(
+            ["", "hello", "user", "tool", "system", "\u00e9\ud83d\ude00", "{{ .Prompt"]
+        )
     if kind in ("integer", "number"):
         return dice.choice([-1, 0, 1, 2, 0.5, 20, 21])
     if kind == "boolean":

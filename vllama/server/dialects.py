@@ -36,7 +36,7 @@ def chat_body(ask: Ask, lease: Lease, window: int) -> dict[str, Any]:
         body["tools"] = [dict(tool) for tool in ask.tools]
         if ask.tool_choice is not None:
             body["tool_choice"] = ask.tool_choice
-    if ask.think is not None and ask.card is not None and "thinking" in ask.card.capabilities:
+    if ask.think is not None and (ask.card is None or "thinking" in ask.card.capabilities):
         body["chat_template_kwargs"] = {"enable_thinking": bool(ask.think)}
         if isinstance(ask.think, str):
             level = "high" if ask.think == "max" else ask.think

@@ -17,12 +17,12 @@ _windows: WeakKeyDictionary[UplinkPool, int] = WeakKeyDictionary()
 
 def is_llamacpp(lease: Lease) -> bool:
     """Whether it speaks llama.cpp's dialect."""
-    return lease.endpoint.engine == "llamacpp"
+    return _kind(lease) == "llamacpp"
 
 
 def is_vllm(lease: Lease) -> bool:
     """Whether it speaks vLLM's dialect."""
-    return lease.endpoint.engine == "vllm"
+    return _kind(lease) == "vllm"
 
 
 def post(path: str, document: Any) -> Call:
@@ -104,3 +104,9 @@ def document(reply: Reply) -> Any:
         return msgspec.json.decode(reply.body)
     except msgspec.DecodeError as error:
         raise EngineFailed(f"the engine's answer is no JSON: {error}") from error
+
+
+def _kind(lease: Lease) -> str:
+    """The engine's kind, also of one that somebody else runs, where that was found out."""
+    endpoint = lease.endpoint
+    return str(endpoint.facts.get("engine", endpoint.engine))

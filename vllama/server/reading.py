@@ -75,6 +75,10 @@ class _Native(msgspec.Struct):
     error: Any = None
 
 
+_chunk = msgspec.json.Decoder(_Chunk).decode
+_native = msgspec.json.Decoder(_Native).decode
+
+
 class Reader(Protocol):
     """Reads one answer."""
 
@@ -99,12 +103,11 @@ class OpenAIReader:
     def __init__(self, top_logprobs: int = 0) -> None:
         self.tally = Tally()
         self._top = top_logprobs
-        self._decode = msgspec.json.Decoder(_Chunk).decode
         self._calls: dict[tuple[int, int], dict[str, Any]] = {}
 
     def event(self, data: bytes) -> Iterator[Piece]:
         """The pieces of one chunk; tool calls are held until they are whole."""
-        chunk = self._decode(data)
+        chunk = _chunk(data)
         if chunk.error is not None:
             raise EngineFailed(engine_message(data) or "the engine failed", kind="crash")
         if chunk.usage is not None or chunk.timings is not None or chunk.metrics is not None:
@@ -118,7 +121,7 @@ class OpenAIReader:
 
     def whole(self, body: bytes) -> list[Piece]:
         """The pieces of a whole answer, one a choice."""
-        chunk = self._decode(body)
+        chunk = _chunk(body)
         self._counted(chunk)
         self.tally.prompt_ids = chunk.prompt_token_ids or []
         pieces = {}
@@ -202,11 +205,10 @@ class LlamaReader:
         self._top = top_logprobs
         self._prompts = prompts
         self._evaluated: list[int] = []
-        self._decode = msgspec.json.Decoder(_Native).decode
 
     def event(self, data: bytes) -> Iterator[Piece]:
         """The piece of one event."""
-        chunk = self._decode(data)
+        chunk = _native(data)
         if chunk.error is not None:
             raise EngineFailed(engine_message(data) or "the engine failed", kind="crash")
         piece = Piece(chunk.content, choice=chunk.index)
