@@ -132,6 +132,44 @@ async def test_field_names_match_whatever_their_case(ollama_like: House) -> None
     assert answer["done"]
 
 
+@pytest.mark.parametrize("most", [0, -1, -2])
+async def test_an_answer_without_a_limit_ends_at_its_stop_sequence(
+    ollama_like: House, most: int
+) -> None:
+    first = await ask(ollama_like, "generate", model="m", prompt="x", options=FEW)
+    stop = first["response"][2:4]
+    answer = await ask(
+        ollama_like, "generate", model="m", prompt="x",
+        options={**FEW, "num_predict": most, "stop": [stop]},
+    )  # fmt: skip
+    assert answer["done_reason"] == "stop"
+    assert stop not in answer["response"]
+    assert first["response"].startswith(answer["response"])
+
+
+async def test_a_seed_makes_answers_repeatable(ollama_like: House) -> None:
+    options = {"temperature": 1.5, "seed": 42, "num_predict": 12}
+    texts = {
+        (await ask(ollama_like, "generate", model="m", prompt="x", options=options))["response"]
+        for _ in range(2)
+    }
+    assert len(texts) == 1
+
+
+async def test_a_client_that_leaves_frees_the_engine(ollama_like: House) -> None:
+    request = {"model": "m", "prompt": "go on", "options": {"num_predict": 3000}}
+    async with (
+        ollama_like.client() as client,
+        client.stream("POST", "/api/generate", json=request) as response,
+    ):
+        async for _ in response.aiter_lines():
+            break
+    answer = await ask(ollama_like, "generate", model="m", prompt="x", options=FEW)
+    assert answer["done"]
+    [loaded] = [each for each in ollama_like.pool.loaded() if each.name == "m"]
+    assert loaded.users == 0
+
+
 async def test_format_json_gives_an_object_and_a_schema_is_kept(ollama_like: House) -> None:
     schema = {
         "type": "object",

@@ -1,5 +1,6 @@
 """Go's JSON rules, as pure functions: what is read, what is refused, and in which words."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -64,10 +65,8 @@ def test_all_json_is_read_as_it_is_also_before_garbage(value: Any) -> None:
 
 @given(st.binary(max_size=60))
 def test_no_body_is_anything_but_read_or_refused(body: bytes) -> None:
-    try:
+    with contextlib.suppress(gojson.Malformed, gojson.NoBody):
         gojson.decode(body)
-    except (gojson.Malformed, gojson.NoBody) as error:
-        assert str(error)
 
 
 WRONG = [
@@ -159,7 +158,7 @@ def test_a_split_answer_loses_nothing(text: str, sizes: list[int]) -> None:
 
 
 def test_thinking_is_set_apart_however_it_is_cut() -> None:
-    text = "<think>\nwell, <b>\n</think>\n\nSo: <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>"
+    text = '<think>\nwell, <b>\n</think>\n\nSo: <tool_call>{"name":"f","arguments":{}}</tool_call>'
     for size in (1, 2, 3, 7, 100):
         splitter = Splitter(thinks=True, tag="<tool_call>", tools=["f"])
         pieces = [

@@ -82,6 +82,9 @@ def shown(card: Card, verbose: bool, system: str) -> dict[str, Any]:
     if card.messages:
         told["messages"] = [dict(message) for message in card.messages]
     told["model_info"] = details.model_info(card, verbose)
+    projector = details.projector_info(card)
+    if projector:
+        told["projector_info"] = projector
     told["tensors"] = details.tensors(card)
     told["capabilities"] = sorted(card.capabilities)
     told["modified_at"] = moment(card.modified_at)
