@@ -32,10 +32,10 @@ def main() -> int:
     os.environ["VLLAMA_HOME"] = str(HERE / "home")
 
     vllama("toy-model", MODEL, "--parameters", "4M")
-    vllama("tune", MODEL, "--engine", engine, "--workload", WORKLOAD, "--trials", 8,
-           "--json", save=HERE / "tune.json")  # fmt: skip
-    vllama("bench", MODEL, "--engine", engine, "--profile", "best", "--profile", "default",
-           "--workload", WORKLOAD, "--requests", 60, "--json", save=HERE / "bench.json")  # fmt: skip
+    load = ("--engine", engine, "--workload", WORKLOAD)
+    vllama("tune", MODEL, *load, "--trials", 8, "--json", save=HERE / "tune.json")
+    sides = ("--profile", "best", "--profile", "default", "--requests", 120)
+    vllama("bench", MODEL, *load, *sides, "--json", save=HERE / "bench.json")
     ask_served_model(engine)
     vllama("report", HERE / "tune.json", HERE / "bench.json", "--html", HERE / "report.html")
     print(f"\nDone in {time.monotonic() - started:.0f} s. The report: {HERE / 'report.html'}")
