@@ -107,7 +107,15 @@ def _read(path: Path, lists: bool, size: int, _mtime_ns: int) -> Header:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             header, end = _Reader(raw, lists).header()
-    except (struct.error, ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+    except (
+        struct.error,
+        ValueError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        OSError,
+    ) as error:
         raise ModelBroken(f"{path} is no whole GGUF file: {error}", _REMEDY) from error
     missing = _end(header, end) - size
     if missing > 0:

@@ -174,6 +174,31 @@ def test_the_language_does_what_gos_does(template: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [(r"\t\x41\u00e9\U0001F642\101\\", "\tAé🙂A\\"), (r"é \"q\"", 'é "q"')],
+)
+def test_escapes_are_gos(text: str, expected: str) -> None:
+    assert execute(parse(f'{{{{ "{text}" }}}}'), {}) == expected
+
+
+HOSTILE = {
+    "half a byte": r'{{ "\x" }}',
+    "no such escape": r'{{ "\q" }}',
+    "no such character": r'{{ "\U11000000" }}',
+    "brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "blocks": "{{ if 1 }}" * 5000,
+    "turns": "{{ range 1000000000 }}{{ end }}",
+    "width": '{{ printf "%999999999d" 1 }}',
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_template_is_only_refused(kind: str) -> None:
+    with pytest.raises(TemplateError):
+        execute(parse(HOSTILE[kind]), {})
+
+
+@pytest.mark.parametrize(
     "template",
     ["{{ .A.B }}", "{{ index .L 9 }}", '{{ template "no" }}', "{{ len 3 }}", "{{ lt 1 .S }}",
      '{{ define "r" }}{{ template "r" }}{{ end }}{{ template "r" }}', "{{ slice .S 2 9 }}"],

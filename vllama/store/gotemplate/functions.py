@@ -8,6 +8,8 @@ from urllib.parse import quote_plus
 
 from vllama.store.gotemplate.values import Record, is_true, printed, to_json
 
+# Of a verb's flags and width: a template must not fill the memory with spaces.
+_WIDEST = 6
 LAZY = frozenset({"and", "or"})
 
 
@@ -76,6 +78,8 @@ def _printf(form: str, *values: Any) -> str:
         while end < len(form) and form[end] in "+-# 0123456789.":
             end += 1
         verb, flags = form[end : end + 1], form[at + 1 : end]
+        if len(flags) > _WIDEST:
+            raise ValueError(f"bad width {flags}")
         out.append("%" if verb == "%" else _verb(flags, verb, rest))
         at = end + 1
     return "".join(out)

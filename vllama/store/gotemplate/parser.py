@@ -1,6 +1,6 @@
 """From a template's text to its tree; errors carry Go's words."""
 
-import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +34,10 @@ def parse(source: str) -> Template:
         TemplateError: with Go's text, such as `template: :1: unclosed action`.
     """
     parser = _Parser(list(pieces(source)), source.count("\n") + 1)
-    nodes, end = parser.nodes(inside=False)
+    try:
+        nodes, end = parser.nodes(inside=False)
+    except RecursionError as error:
+        raise TemplateError(1, "it is nested too deeply") from error
     assert end is None
     return Template(nodes, parser.defined)
 
@@ -244,9 +247,9 @@ def _literal(word: Word, line: int) -> Any:
     if word.kind == "raw":
         return word.text[1:-1]
     if word.kind == "string":
-        return _unquoted(word.text)
+        return _unquoted(word.text, line)
     if word.kind == "char":
-        return ord(_unquoted('"' + word.text[1:-1] + '"')[0])
+        return ord(_unquoted(word.text, line)[0])
     text = word.text.replace("_", "")
     try:
         return int(text, 0) if not text.lstrip("+-").isdigit() else int(text)
@@ -258,13 +261,24 @@ def _literal(word: Word, line: int) -> Any:
         raise TemplateError(line, f'bad number syntax: "{word.text}"') from error
 
 
-def _unquoted(text: str) -> str:
-    """A Go string: JSON's escapes and a few more."""
-    more = {"\\a": "\x07", "\\v": "\x0b", "\\'": "'"}
-    for escape, char in more.items():
-        text = text.replace(escape, json.dumps(char)[1:-1] if char != "'" else "'")
-    try:
-        value = json.loads(text, strict=False)
-    except ValueError:
-        value = text[1:-1].encode().decode("unicode_escape")
-    return str(value)
+def _unquoted(text: str, line: int) -> str:
+    """What a quoted Go string stands for."""
+    inner = text[1:-1]
+    return _ESCAPE.sub(lambda match: _escaped(match, line), inner) if "\\" in inner else inner
+
+
+def _escaped(match: re.Match[str], line: int) -> str:
+    short, digits = match[1], match[2] or match[3] or match[4] or ""
+    if short is not None:
+        return _SHORT[short]
+    number = int(digits, 8 if match[4] else 16) if digits else -1
+    if not 0 <= number < 0x110000:
+        raise TemplateError(line, "invalid syntax")
+    return chr(number)
+
+
+_SHORT = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
+          "\\": "\\", "'": "'", '"': '"'}  # fmt: skip
+_ESCAPE = re.compile(
+    r"\\(?:([abfnrtv\\'\"])|x([0-9a-fA-F]{2})|[uU]([0-9a-fA-F]{4,8})|([0-7]{3})|.|$)", re.S
+)

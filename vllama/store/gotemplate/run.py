@@ -27,6 +27,8 @@ from vllama.store.gotemplate.values import Record, is_true, printed
 _NOTHING = object()
 # A template that calls itself for ever ends with an error, as in Go.
 _DEEPEST = 100
+# More turns than any prompt has: a template must not keep a server busy.
+_LONGEST = 100_000
 
 
 class _Break(Exception):
@@ -212,6 +214,8 @@ def _pairs(value: Any, line: int) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, bool | str | float):
         raise TemplateError(line, f"range can't iterate over {printed(value)}")
     if isinstance(value, int):
+        if value > _LONGEST:
+            raise TemplateError(line, f"range over {value} is too long")
         return ((n, n) for n in range(value))
     if isinstance(value, Mapping):
         ordered = value.items() if hasattr(value, "text") else sorted(value.items())
