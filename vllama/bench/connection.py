@@ -11,7 +11,7 @@ from vllama.bench.lexicon import explore
 from vllama.bench.measurement import Sample
 from vllama.bench.prompts import Prompts, Vocabulary
 from vllama.bench.transcript import exchange
-from vllama.bench.workload import Kind
+from vllama.bench.workload import Asks, Kind
 from vllama.engines.engine import Endpoint
 from vllama.errors import EngineFailed
 from vllama.uplink import UplinkPool
@@ -26,7 +26,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.pool = UplinkPool(endpoint.base_url)
-        self._dialects: dict[Kind, Dialect] = {}
+        self._dialects: dict[Kind, OpenAi | Ollama] = {}
         self._prompts: dict[Kind, Prompts] = {}
         self._vocabulary: Vocabulary | None = None
 
@@ -34,7 +34,7 @@ class Connection:
         """Drop the connections."""
         self.pool.close()
 
-    async def dialect(self, kind: Kind) -> Dialect:
+    async def dialect(self, kind: Kind, asks: Asks = "text") -> Dialect:
         """The richest way in which the server answers this kind of work.
 
         Raises:
@@ -42,7 +42,7 @@ class Connection:
         """
         if kind not in self._dialects:
             self._dialects[kind] = await self._settle(kind)
-        return self._dialects[kind]
+        return replace(self._dialects[kind], asks=asks)
 
     async def prompts(self, kind: Kind) -> Prompts:
         """Prompts of exact length, in tokens where the server takes them so."""
@@ -75,7 +75,7 @@ class Connection:
         transcript = await exchange(self.pool, request, _PROBE_TIMEOUT_S)
         return transcript.status, transcript.body
 
-    async def _settle(self, kind: Kind) -> Dialect:
+    async def _settle(self, kind: Kind) -> OpenAi | Ollama:
         said = ""
         for dialect in self._candidates(kind):
             prompt = Prompt("the of and", 3)
@@ -92,7 +92,7 @@ class Connection:
             kind="crash",
         )
 
-    def _candidates(self, kind: Kind) -> Sequence[Dialect]:
+    def _candidates(self, kind: Kind) -> Sequence[OpenAi | Ollama]:
         model = self.endpoint.model
         if self.endpoint.api == "ollama":
             return (Ollama(model, kind),)

@@ -8,10 +8,19 @@ import msgspec
 
 from vllama.bench import answers
 from vllama.bench.answers import Reader
-from vllama.bench.workload import Kind
+from vllama.bench.workload import Asks, Kind
 from vllama.uplink import UplinkPool
 
 Body: TypeAlias = dict[str, Any]
+SCHEMA: Body = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "count": {"type": "integer"}},
+    "required": ["city", "count"],
+}
+TOOL: Body = {
+    "type": "function",
+    "function": {"name": "weather", "description": "The weather now.", "parameters": SCHEMA},
+}
 _JSON = ((b"content-type", b"application/json"),)
 
 
@@ -19,12 +28,23 @@ _JSON = ((b"content-type", b"application/json"),)
 class Prompt:
     """What is asked. `ids` is `text` in the model's tokens, where they are known.
 
-    `tokens` is the count that the server's usage must confirm.
+    `tokens` is the count that the server's usage must confirm. `earlier` are the turns of a
+    conversation before it.
     """
 
     text: str
     tokens: int
     ids: tuple[int, ...] = ()
+    earlier: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def messages(self) -> list[Body]:
+        """The conversation: earlier turns with the answers they got, then this one."""
+        told: list[Body] = []
+        for question, answer in self.earlier:
+            told.append({"role": "user", "content": question})
+            told.append({"role": "assistant", "content": answer})
+        return [*told, {"role": "user", "content": self.text}]
 
 
 class Dialect(Protocol):
@@ -58,6 +78,7 @@ class OpenAi:
     model: str
     kind: Kind = "completion"
     extras: bool = True
+    asks: Asks = "text"
 
     @property
     def name(self) -> str:
@@ -76,10 +97,15 @@ class OpenAi:
         }
         if stream:
             body["stream_options"] = {"include_usage": True}
-        if self.extras:
+        if self.asks == "tool":
+            body |= {"tools": [TOOL], "tool_choice": "auto"}
+        elif self.asks == "json":
+            schema = {"name": "answer", "schema": SCHEMA}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif self.extras:
             body |= {"ignore_eos": True, "min_tokens": output_tokens}
         if self.kind == "chat":
-            body["messages"] = [{"role": "user", "content": prompt.text}]
+            body["messages"] = prompt.messages
             return encode(pool, "/v1/chat/completions", body)
         body["prompt"] = prompt.ids or prompt.text
         return encode(pool, "/v1/completions", body)
@@ -97,6 +123,7 @@ class Ollama:
     model: str
     kind: Kind = "completion"
     options: Mapping[str, Any] | None = None
+    asks: Asks = "text"
 
     @property
     def name(self) -> str:
@@ -111,7 +138,11 @@ class Ollama:
         fixed = {"num_predict": output_tokens, "temperature": 0}
         body |= {"stream": stream, "options": fixed | dict(self.options or {})}
         if self.kind == "chat":
-            body["messages"] = [{"role": "user", "content": prompt.text}]
+            body["messages"] = prompt.messages
+            if self.asks == "tool":
+                body["tools"] = [TOOL]
+            elif self.asks == "json":
+                body["format"] = SCHEMA
             return encode(pool, "/api/chat", body)
         return encode(pool, "/api/generate", body | {"prompt": prompt.text, "raw": True})
 

@@ -11,6 +11,7 @@ from typing import Any
 # A quantile whose 95 % distribution-free interval does not fit the sample is not shown.
 P95_NEEDS = 72
 P99_NEEDS = 368
+CANCELLED = "cancelled"
 INVALID = "invalid"
 _TOO_BUSY = 0.85
 _LATE_S = 0.001
@@ -30,7 +31,8 @@ class Sample:
     socket. `chunk_s` are the arrivals of chunks that carried content, `end_s` the last of
     them (of the body where nothing was streamed). A sample with an `error` (`refused`,
     `reset`, `timeout`, `http-503`, `malformed`, `cut-short`, `server-error`) counts as
-    failed, never as fast. `measured` is False for those that only keep the load up.
+    failed, never as fast; one that the client `cancelled` counts as neither. `measured` is
+    False for those that only keep the load up.
     """
 
     scheduled_s: float
@@ -99,6 +101,8 @@ class Measurement:
     good_share: float | None = None
     joint_compliance: float | None = None
     client: Mapping[str, float] = field(default_factory=dict)
+    cancelled: int = 0
+    counters: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As `vllama bench --json` prints it."""
@@ -115,7 +119,8 @@ class Measurement:
 
 def summarize(*runs: Run) -> Measurement:
     """What these runs of the same load showed together."""
-    measured = [s for run in runs for s in run.samples if s.measured]
+    every = [s for run in runs for s in run.samples if s.measured]
+    measured = [s for s in every if s.error != CANCELLED]
     good = [s for s in measured if s.error is None]
     duration_s = sum(run.duration_s for run in runs)
     requests, output, prompt = _in_windows(runs)
@@ -138,6 +143,7 @@ def summarize(*runs: Run) -> Measurement:
         e2e_s=quantiles([s.end_s - s.sent_s for s in good]),
         ttft_scheduled_s=quantiles([s.chunk_s[0] - s.scheduled_s for s in good if s.chunk_s]),
         e2e_scheduled_s=quantiles([s.end_s - s.scheduled_s for s in good]),
+        cancelled=len(every) - len(measured),
         queue_s=quantiles([s.sent_s - s.scheduled_s for s in measured]),
         good_share=good_share,
         goodput_per_s=_goodput(runs, good_share, duration_s),
@@ -173,6 +179,8 @@ def doubts(good: Sequence[Sample]) -> tuple[str, ...]:
         ("prompt", [(s.asked_prompt_tokens, s.prompt_tokens) for s in good]),
         ("output", [(s.asked_output_tokens, s.output_tokens) for s in good]),
     ):
+        # Nothing was asked where the length is the model's affair.
+        pairs = [(asked, got) for asked, got in pairs if asked]
         off = [(asked, got) for asked, got in pairs if abs(asked - got) > 2]
         if len(off) > 0.01 * len(pairs):
             got_mean = sum(got for _, got in off) / len(off)

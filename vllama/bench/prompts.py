@@ -31,9 +31,17 @@ class Prompts:
     overhead: int = 0
     as_ids: bool = False
 
+    def length(self, workload: Workload, index: int) -> int:
+        """The tokens of the prompt number `index`: spread evenly where lengths are mixed."""
+        return _spread(workload.prompt_tokens, workload, f"{workload.seed}/{index}/prompt")
+
+    def answer_length(self, workload: Workload, index: int) -> int:
+        """The tokens of its answer."""
+        return _spread(workload.output_tokens, workload, f"{workload.seed}/{index}/output")
+
     def prompt(self, workload: Workload, index: int) -> Prompt:
         """The prompt of the request number `index`."""
-        content = max(workload.prompt_tokens - self.overhead, 1)
+        content = max(self.length(workload, index) - self.overhead, 1)
         shared = min(max(workload.shared_prefix_tokens - self.overhead, 0), content - 1)
         own = _draw(self.vocabulary, f"{workload.seed}/{index}", content - shared, opens=not shared)
         if shared:
@@ -44,6 +52,13 @@ class Prompts:
             return Prompt(text, tokens)
         number = dict(zip(self.vocabulary.words, self.vocabulary.ids, strict=True))
         return Prompt(text, tokens, tuple(number[word] for word in own))
+
+
+def _spread(middle: int, workload: Workload, seed: str) -> int:
+    if not workload.spread:
+        return middle
+    share = random.Random(seed).uniform(-workload.spread, workload.spread)
+    return max(1, round(middle * (1 + share)))
 
 
 def _draw(vocabulary: Vocabulary, seed: str, count: int, *, opens: bool) -> list[str]:

@@ -1,11 +1,14 @@
 """The requests of a load: made before the clock runs, logged as they are answered."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vllama.bench.answers import Reader, read
-from vllama.bench.dialect import Dialect
+from vllama.bench.dataset import texts
+from vllama.bench.dialect import Dialect, Prompt
 from vllama.bench.measurement import Run, Sample
 from vllama.bench.prompts import Prompts
 from vllama.bench.transcript import Transcript, exchange
@@ -22,6 +25,7 @@ class Asked:
     data: bytes
     prompt_tokens: int
     output_tokens: int
+    hangs_up: bool = False
 
 
 class Requests:
@@ -35,6 +39,7 @@ class Requests:
         self._prompts = prompts
         self._workload = workload
         self._next = 0
+        self._texts = texts(Path(workload.dataset)) if workload.dataset else ()
         self._ready = [self._make(i, None) for i in range(min(ready, _READY))]
 
     @property
@@ -50,15 +55,34 @@ class Requests:
         return self._ready[index]
 
     async def send(self, asked: Asked) -> Transcript:
-        """Send it and wait for the whole answer."""
-        return await exchange(self._pool, asked.data, self._workload.timeout_s)
+        """Send it and wait for the whole answer, or hang up when the first of it has come."""
+        first = 1 if asked.hangs_up else None
+        return await exchange(self._pool, asked.data, self._workload.timeout_s, hang_up_after=first)
 
     def _make(self, index: int, output_tokens: int | None) -> Asked:
         load = self._workload
-        tokens = load.output_tokens if output_tokens is None else output_tokens
-        prompt = self._prompts.prompt(load, index)
+        usual = self._prompts.answer_length(load, index) if load.output_tokens else 0
+        tokens = usual if output_tokens is None else output_tokens
+        prompt = self._conversation(index)
         data = self._dialect.request(self._pool, prompt, tokens, stream=load.stream)
-        return Asked(data, prompt.tokens, 0 if load.kind == "embed" else tokens)
+        fixed = load.kind != "embed" and load.asks == "text"
+        hangs_up = random.Random(f"{load.seed}/{index}/cancel").random() < load.cancel_share
+        return Asked(data, prompt.tokens, tokens if fixed else 0, hangs_up)
+
+    def _conversation(self, index: int) -> Prompt:
+        """The prompt, as the next turn of a conversation where the load has several."""
+        load = self._workload
+        if self._texts:
+            return Prompt(self._texts[index % len(self._texts)], 0)
+        turn = index // load.concurrency % load.turns
+        prompt = self._prompts.prompt(load, index)
+        if not turn:
+            return prompt
+        earlier = [
+            (self._prompts.prompt(load, index - back * load.concurrency).text, "yes")
+            for back in range(turn, 0, -1)
+        ]
+        return Prompt(prompt.text, 0, earlier=tuple(earlier))
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class LiveSession:
             await self.connection.post("/reset_prefix_cache", {})
 
     async def _load(self, workload: Workload) -> Run:
-        dialect = await self.connection.dialect(workload.kind)
+        dialect = await self.connection.dialect(workload.kind, workload.asks)
         given = self._given.get(workload.kind)
         prompts = given or await self.connection.prompts(workload.kind)
         loop = _loop(self.connection.pool, dialect, prompts, workload)

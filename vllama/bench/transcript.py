@@ -6,16 +6,29 @@ Nothing is parsed while the clock runs: the client must not be what is measured.
 import asyncio
 from time import perf_counter
 
+from vllama.bench.measurement import CANCELLED
 from vllama.uplink import Headers, Uplink, UplinkClosed, UplinkPool
 
 
 class Transcript:
     """What one request brought. It is the sink of one answer."""
 
-    __slots__ = ("_done", "error", "pieces", "retry_after_s", "sent_s", "status", "times")
+    __slots__ = (
+        "_done",
+        "_hang_up_after",
+        "_link",
+        "error",
+        "pieces",
+        "retry_after_s",
+        "sent_s",
+        "status",
+        "times",
+    )
 
-    def __init__(self, done: "asyncio.Future[None]") -> None:
+    def __init__(self, done: "asyncio.Future[None]", hang_up_after: int | None = None) -> None:
         self._done = done
+        self._hang_up_after = hang_up_after
+        self._link: Uplink | None = None
         self.sent_s = 0.0
         self.status = 0
         self.retry_after_s = 0.0
@@ -34,9 +47,12 @@ class Transcript:
         self.pieces.append(piece)
 
     def on_flush(self) -> None:
-        pass
+        if self._hang_up_after is not None and len(self.pieces) >= self._hang_up_after:
+            self._drop(CANCELLED)
 
     def on_end(self, error: Exception | None) -> None:
+        # From here on the link is another's.
+        self._link = None
         if self._done.done():
             return
         if isinstance(error, UplinkClosed) and error.untouched:
@@ -52,23 +68,26 @@ class Transcript:
         Raises:
             UplinkClosed: the connection was dead before; nothing was answered.
         """
-        deadline = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+        deadline = asyncio.get_running_loop().call_later(timeout_s, self._drop, "timeout")
+        self._link = link
         self.sent_s = perf_counter()
         link.send(request, self)
         try:
             await self._done
-        except TimeoutError:
-            self.error = "timeout"
-            link.abort()
         except asyncio.CancelledError:
-            link.abort()
+            self._drop(CANCELLED)
             raise
         finally:
             deadline.cancel()
 
-    def _expire(self) -> None:
-        if not self._done.done():
-            self._done.set_exception(TimeoutError())
+    def _drop(self, error: str) -> None:
+        """Hang up, unless the answer has ended and the link may be another's already."""
+        if self._link is not None:
+            self._link.abort()
+            self._link = None
+            self.error = error
+            if not self._done.done():
+                self._done.set_result(None)
 
     @property
     def body(self) -> bytes:
@@ -76,14 +95,16 @@ class Transcript:
         return b"".join(self.pieces)
 
 
-async def exchange(pool: UplinkPool, request: bytes, timeout_s: float) -> Transcript:
+async def exchange(
+    pool: UplinkPool, request: bytes, timeout_s: float, *, hang_up_after: int | None = None
+) -> Transcript:
     """Send one request and wait for its whole answer; failures are in `.error`.
 
     A kept-alive connection that the server had already closed is no failure of the server:
     the request is sent again on another one, and its clock starts anew.
     """
     while True:
-        transcript = Transcript(asyncio.get_running_loop().create_future())
+        transcript = Transcript(asyncio.get_running_loop().create_future(), hang_up_after)
         try:
             link = pool.idle() or await pool.acquire()
         except OSError:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from vllama.bench.arrivals import Process
 
 Kind: TypeAlias = Literal["completion", "chat", "embed"]
+Asks: TypeAlias = Literal["text", "tool", "json"]
 _WAVES = 4
 _FEWEST = 16
 
@@ -19,6 +20,12 @@ class Workload:
     the run and latency counts from the scheduled time. Lengths are in tokens, exact.
     The first `shared_prefix_tokens` of every prompt are the same. `slo` are limits in seconds
     that a request must keep to count as good: `ttft`, `tpot`, `e2e`.
+
+    `asks` is what an answer must be: free text, a call of a tool, or JSON of a schema (their
+    length is the model's affair). A chat of several `turns` sends one more turn of the same
+    conversation each time. `spread` varies lengths evenly by this share to either side.
+    `cancel_share` of the requests are hung up on in the middle of their answer. `dataset` is
+    a JSONL file whose prompts are sent as they are.
     """
 
     name: str
@@ -36,6 +43,11 @@ class Workload:
     arrivals: Process = "poisson"
     cv: float = 1.0
     slo: tuple[tuple[str, float], ...] = ()
+    asks: Asks = "text"
+    turns: int = 1
+    spread: float = 0.0
+    cancel_share: float = 0.0
+    dataset: str = ""
 
     def with_seed(self, seed: int) -> "Workload":
         """The same load with other prompts."""
@@ -53,4 +65,11 @@ class Workload:
     @property
     def shape(self) -> tuple[object, ...]:
         """Equal for loads that warm the same paths of an engine."""
-        return (self.kind, self.prompt_tokens, self.output_tokens, self.concurrency, self.stream)
+        return (
+            self.kind,
+            self.asks,
+            self.prompt_tokens,
+            self.output_tokens,
+            self.concurrency,
+            self.stream,
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from vllama.bench.dataset import texts
 from vllama.bench.workload import Workload
 from vllama.errors import UsageError
 
@@ -29,12 +30,17 @@ def named(text: str) -> tuple[Workload, ...]:
     if text in known:
         return (known[text],)
     path = Path(text)
+    if path.suffix == ".jsonl":
+        texts(path)
+        load = Workload(path.stem, 0, OUTPUT_TOKENS, 8, kind="chat", dataset=str(path.absolute()))
+        return (load,)
     if path.suffix == ".json" or path.is_file():
         return from_file(path)
     raise UsageError(
         f"no workload is called '{text}'",
         f"There are: matrix, {', '.join(n for n in known if not n.endswith(WHOLE))}; "
-        f"each of the sequential and concurrent ones also with '{WHOLE}'; or a JSON file.",
+        f"each of the sequential and concurrent ones also with '{WHOLE}'; "
+        "or a JSON file of workloads, or a JSONL file of prompts.",
     )
 
 
@@ -100,7 +106,11 @@ def _matrix() -> Iterator[Workload]:
 
 
 def _shapes() -> Iterator[Workload]:
-    yield Workload("chat", 400, OUTPUT_TOKENS, 8, shared_prefix_tokens=200, kind="chat")
+    yield Workload("chat", 400, OUTPUT_TOKENS, 8, shared_prefix_tokens=200, kind="chat", turns=3)
     yield Workload("rag", 1500, OUTPUT_TOKENS, 4, shared_prefix_tokens=1200)
     yield Workload("unique", 500, OUTPUT_TOKENS, 8)
+    yield Workload("mixed", 300, OUTPUT_TOKENS, 8, spread=0.8)
+    yield Workload("tools", 100, OUTPUT_TOKENS, 4, kind="chat", asks="tool")
+    yield Workload("json", 100, OUTPUT_TOKENS, 4, kind="chat", asks="json")
+    yield Workload("cancelled", 200, OUTPUT_TOKENS, 8, cancel_share=0.3)
     yield Workload("embed", 100, 0, 8, stream=False, kind="embed")

@@ -27,6 +27,7 @@ AIMS = {
     "concurrent-50-short-nostream": 1.0,
     "concurrent-5-short": 2.0,
 }
+_UNKNOWN = "not known"
 _METRIC = "output_tokens_per_s"
 _TIMEOUT_S = 600.0
 
@@ -168,14 +169,15 @@ def differences(
     """What is not alike between two targets of a document, in words."""
     details = shown.get("details") or {}
     pairs = (
-        ("weights", ours.get("weights"), details.get("quantization_level") or "not known"),
+        ("weights", ours.get("weights"), details.get("quantization_level")),
         ("context of one sequence", _context(ours), _context(theirs)),
         ("sequences at once", _slots(ours), _slots(theirs)),
     )
+    told = [(what, str(here or _UNKNOWN), str(there or _UNKNOWN)) for what, here, there in pairs]
     return [
-        f"{what}: {a or 'not known'} here, {b or 'not known'} there"
-        for what, a, b in pairs
-        if a != b
+        f"{what}: {here} here, {there} there"
+        for what, here, there in told
+        if here != there or here == _UNKNOWN
     ]
 
 
