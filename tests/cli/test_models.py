@@ -218,6 +218,20 @@ def test_create_makes_a_folder_small_enough_for_llamacpp(
     assert "eval count:           2 token(s)" in vllama("run", "small", "hi", "--verbose")[1]
 
 
+def test_an_adapter_changes_what_the_model_says(vllama: Run, toy: Path, tmp_path: Path) -> None:
+    from vllama.toy import adapter
+
+    lora = adapter.make(tmp_path / "lora", toy)
+    plain = f"FROM {toy / 'toy-f16.gguf'}\nPARAMETER num_predict 12\nPARAMETER temperature 0\n"
+    said = {}
+    for name, text in (("bare", plain), ("tuned", f"{plain}ADAPTER {lora / 'adapter.gguf'}\n")):
+        (tmp_path / "Modelfile").write_text(text)
+        vllama("create", name, "-f", str(tmp_path / "Modelfile"))
+        said[name] = [vllama("run", name, "hello")[0] for _ in range(2)]
+        assert said[name][0] == said[name][1]
+    assert said["bare"][0] != said["tuned"][0]
+
+
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
