@@ -28,9 +28,12 @@ _NO_INPUT = "input exceeds maximum context length and cannot be truncated furthe
 def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["openai"])
-    _models(routes, service)
-    _audio(routes, service)
+    for part in (_models, _audio, _chat, _completion, _embeddings):
+        part(routes, service)
+    return routes
 
+
+def _chat(routes: APIRouter, service: Service) -> None:
     @routes.post("/v1/chat/completions", openapi_extra=body_of(CHAT))
     async def chat(request: Request) -> Response:
         found = ollama_requests.fields(await service.body(request), CHAT, empty="EOF")
@@ -46,6 +49,8 @@ def router(service: Service) -> APIRouter:
         voice = openai_voices.ChatVoice(name, with_usage=_wants_usage(found))
         return relay.answer(request, service.pool, Generation(ask, voice))
 
+
+def _completion(routes: APIRouter, service: Service) -> None:
     @routes.post("/v1/completions", openapi_extra=body_of(COMPLETION))
     async def completion(request: Request) -> Response:
         found = ollama_requests.fields(await service.body(request), COMPLETION, empty="EOF")
@@ -65,6 +70,8 @@ def router(service: Service) -> APIRouter:
         voice = openai_voices.CompletionVoice(name, with_usage=_wants_usage(found))
         return relay.answer(request, service.pool, Generation(ask, voice))
 
+
+def _embeddings(routes: APIRouter, service: Service) -> None:
     @routes.post("/v1/embeddings", openapi_extra=body_of(EMBEDDINGS))
     async def embeddings(request: Request) -> Response:
         found = ollama_requests.fields(await service.body(request), EMBEDDINGS, empty="EOF")
@@ -82,8 +89,6 @@ def router(service: Service) -> APIRouter:
         ]
         usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
         return _told({"object": "list", "data": data, "model": name, "usage": usage})
-
-    return routes
 
 
 def _audio(routes: APIRouter, service: Service) -> None:

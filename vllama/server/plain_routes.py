@@ -38,6 +38,13 @@ def router(service: Service) -> APIRouter:
         loaded = [each.name for each in service.pool.loaded()]
         return answered({"status": "ok", "version": __version__, "loaded": loaded})
 
+    _cloud(routes, service)
+    return routes
+
+
+def _cloud(routes: APIRouter, service: Service) -> None:
+    """As an Ollama whose cloud is switched off."""
+
     @routes.post("/api/me")
     async def me() -> Response:
         raise Refusal(503, "account unavailable")
@@ -63,8 +70,6 @@ def router(service: Service) -> APIRouter:
     @routes.get("/api/experimental/model-recommendations")
     async def recommendations() -> Response:
         return answered({"recommendations": []})
-
-    return routes
 
 
 async def _some(service: Service, request: Request) -> None:
