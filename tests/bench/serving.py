@@ -30,6 +30,11 @@ class Call:
     def piece(self, data: bytes) -> None:
         self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def whole_text(self, text: str) -> None:
+        self.head()
+        self.piece(text.encode())
+        self.end()
+
     def empty(self, status: int) -> None:
         self.writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n".encode())
 
@@ -160,7 +165,7 @@ DONE = b"data: [DONE]\n\n"
 
 async def completes(call: Call, *, delays_s: Iterable[float] = ()) -> None:
     """A good OpenAI server: a word a token, streamed or not, `delays_s` before each."""
-    if call.path == "/tokenize":
+    if call.path in ("/tokenize", "/metrics"):
         call.whole({"error": "not here"}, 404)
         return
     prompt, wanted = words(call.body), int(call.body.get("max_tokens", 0))
@@ -182,13 +187,14 @@ async def completes(call: Call, *, delays_s: Iterable[float] = ()) -> None:
 
 async def ollama(call: Call) -> None:
     """A good Ollama: a word a token."""
+    if "options" not in call.body:
+        return call.whole({"error": "not here"}, 404)
     wanted = int(call.body["options"]["num_predict"])
     last = {"done": True, "prompt_eval_count": words(call.body), "eval_count": wanted}
     if not call.body.get("stream"):
-        call.whole({"response": "x " * wanted} | last)
-        return
+        return call.whole({"response": "x " * wanted} | last)
     call.head()
     for _ in range(wanted):
         call.piece(json.dumps({"response": "x ", "done": False}).encode() + b"\n")
     call.piece(json.dumps({"response": ""} | last).encode() + b"\n")
-    call.end()
+    return call.end()

@@ -39,7 +39,7 @@ async def test_ollamas_own_api_is_measured_alike() -> None:
         shown = await session.measure(LOAD)
     assert (shown.prompt_tokens, shown.output_tokens) == (12 * 20, 12 * 8)
     assert shown.tokens_per_chunk == 1
-    assert {c.path for c in server.calls} == {"/api/generate"}
+    assert {c.path for c in server.calls} == {"/api/generate", "/metrics"}
 
 
 async def test_the_load_is_whole_while_it_is_measured() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import msgspec
 
+from vllama.bench import counters
 from vllama.bench.answers import read
 from vllama.bench.dialect import Body, Dialect, Ollama, OpenAi, Prompt, encode
 from vllama.bench.lexicon import explore
@@ -17,6 +18,7 @@ from vllama.errors import EngineFailed
 from vllama.uplink import UplinkPool
 
 _PROBE_TIMEOUT_S = 300.0
+_METRICS_TIMEOUT_S = 5.0
 _REFUSALS = ("http-400", "http-404", "http-405", "http-422", "http-501")
 
 
@@ -74,6 +76,14 @@ class Connection:
         request = encode(self.pool, path, body)
         transcript = await exchange(self.pool, request, _PROBE_TIMEOUT_S)
         return transcript.status, transcript.body
+
+    async def counters(self) -> dict[str, float]:
+        """The server's own counters now; empty where it shows none."""
+        request = self.pool.request(b"GET", b"/metrics")
+        transcript = await exchange(self.pool, request, _METRICS_TIMEOUT_S)
+        return (
+            counters.read(transcript.body.decode(errors="replace")) if not transcript.error else {}
+        )
 
     async def _settle(self, kind: Kind) -> OpenAi | Ollama:
         said = ""

@@ -58,6 +58,7 @@ class Run:
     suspect: tuple[str, ...] = ()
     slo: tuple[tuple[str, float], ...] = ()
     client: Mapping[str, float] = field(default_factory=dict)
+    counters: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -149,6 +150,7 @@ def summarize(*runs: Run) -> Measurement:
         goodput_per_s=_goodput(runs, good_share, duration_s),
         joint_compliance=_joint(runs),
         client=_worst(runs),
+        counters=dict(runs[-1].counters) if runs else {},
         peak_memory_bytes=max(peaks, default=None),
         failures=dict(Counter(s.error for s in measured if s.error is not None)),
         suspect=_suspect(runs, good),

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from vllama.bench import open_loop
+from vllama.bench import counters, open_loop
 from vllama.bench.connection import Connection
 from vllama.bench.dialect import Dialect
 from vllama.bench.lag import watched_clock
@@ -167,6 +167,7 @@ class LiveSession:
         dialect = await self.connection.dialect(workload.kind, workload.asks)
         given = self._given.get(workload.kind)
         prompts = given or await self.connection.prompts(workload.kind)
+        before = await self.connection.counters()
         loop = _loop(self.connection.pool, dialect, prompts, workload)
         async with watched(self.endpoint.life.pids) as peak, watched_clock() as probe:
             try:
@@ -175,8 +176,12 @@ class LiveSession:
                 so_far = loop.result()
                 self.cut_off = so_far if any(s.measured for s in so_far.samples) else None
                 raise
+        counted = counters.between(before, await self.connection.counters())
+        doubt = counters.doubt(counted, workload.prompt_tokens, _shared_tokens(workload))
         return replace(
             run,
+            counters=counted,
+            suspect=(doubt,) if doubt else (),
             peak_memory_bytes=peak.highest_bytes,
             slo=workload.slo,
             client=probe.figures(),
@@ -195,6 +200,13 @@ class LiveSession:
             for each in (task, death):
                 each.cancel()
             await asyncio.gather(task, death, return_exceptions=True)
+
+
+def _shared_tokens(workload: Workload) -> int:
+    """The most that a prefix cache may have known: of a later turn, or a file, all of it."""
+    if workload.turns > 1 or workload.dataset:
+        return workload.prompt_tokens
+    return workload.shared_prefix_tokens
 
 
 def _loop(
