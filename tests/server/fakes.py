@@ -58,7 +58,7 @@ async def settled() -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that happens in other tasks, threads or processes; it must happen."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - it watches what has no event
             await asyncio.sleep(0.005)
 

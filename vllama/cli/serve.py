@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from vllama.machine import Machine
     from vllama.server.catalogue import Catalogue
     from vllama.server.launch import Launcher
+    from vllama.server.owner import Owner
     from vllama.server.pool import Pool
     from vllama.server.serving import Server
+    from vllama.server.workers import Workers
 
 log = logging.getLogger("vllama.serve")
 DRAIN_S = 30.0
@@ -55,6 +58,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="change to newly tuned profiles at once"
     )
+    workers = "processes that serve, when one core is not enough; one of them owns the engines"
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
     drain = "how long requests may finish when it is told to stop"
     parser.add_argument("--drain", type=float, default=DRAIN_S, metavar="SECONDS", help=drain)
 
@@ -106,9 +111,12 @@ async def _serve(
     from vllama.server import telemetry as figures
     from vllama.server.app import create_app
     from vllama.server.observed import Observed
+    from vllama.server.owner import Owner
     from vllama.server.pool import Pool
     from vllama.server.renewal import Renewal
+    from vllama.server.serving import Server
     from vllama.server.tracing import spans
+    from vllama.server.workers import Workers
 
     telemetry = figures.Telemetry()
     pool = Pool(
@@ -119,27 +127,59 @@ async def _serve(
         budget_bytes=room.budget_bytes(machine),
         max_waiting=settings.max_queue,
     )
-    app = create_app(pool, catalogue, settings, api_keys=keys)
-    app.router.routes.extend(figures.routes(telemetry, pool))
-    paths = [path for each in app.router.routes if (path := getattr(each, "path", ""))]
-    seen = Observed(
-        app, telemetry=telemetry, routes=paths, span=spans(settings.environment),
-        logs=args.json_logs or args.verbose,
-    )  # fmt: skip
-    server = serving.Server(seen, drain_s=args.drain, ready=lambda: _say_ready(settings))
-    renewal = Renewal(pool, settings.home / "profiles", watch=args.watch)
-    came = serving.on_signals(server, renewal.now)
-    try:
-        if args.preload:
-            await _preload(pool, catalogue, server)
-        async with renewal:
-            await server.serve([listener])
-    finally:
-        await pool.close()
+    server: Server | Workers
+    async with contextlib.AsyncExitStack() as stack:
+        if args.workers > 1:
+            home = stack.enter_context(tempfile.TemporaryDirectory(prefix="vllama-"))
+            owner = Owner(pool, telemetry, Path(home) / "owner", expected=args.workers)
+            await stack.enter_async_context(owner)
+            told = {**_told(args, settings, catalogue, keys), "owner": str(owner.path)}
+            server = Workers(args.workers, listener, told)
+            serve = _with_workers(server, owner, settings)
+        else:
+            app = create_app(pool, catalogue, settings, api_keys=keys)
+            app.router.routes.extend(figures.routes(telemetry, pool))
+            seen = Observed(
+                app, telemetry=telemetry, span=spans(settings.environment),
+                routes=[path for each in app.router.routes if (path := getattr(each, "path", ""))],
+                logs=args.json_logs or args.verbose,
+            )  # fmt: skip
+            server = Server(seen, drain_s=args.drain, ready=lambda: _say_ready(settings))
+            serve = server.serve([listener])
+        renewal = Renewal(pool, settings.home / "profiles", watch=args.watch)
+        came = serving.on_signals(server.stop, renewal.now)
+        try:
+            if args.preload:
+                await _preload(pool, catalogue, server)
+            async with renewal:
+                await serve
+        finally:
+            await pool.close()
     return 130 if came[:1] == [signal.SIGINT] else 0
 
 
-async def _preload(pool: "Pool", catalogue: "Catalogue", server: "Server") -> None:
+async def _with_workers(workers: "Workers", owner: "Owner", settings: Settings) -> None:
+    running = asyncio.ensure_future(workers.run())
+    arrived = asyncio.ensure_future(owner.arrived.wait())
+    await asyncio.wait({running, arrived}, return_when=asyncio.FIRST_COMPLETED)
+    if arrived.done():
+        _say_ready(settings)
+    arrived.cancel()
+    await running
+
+
+def _told(
+    args: argparse.Namespace, settings: Settings, catalogue: "Catalogue", keys: frozenset[str]
+) -> dict[str, object]:
+    """What a worker has to know."""
+    return {
+        "served": catalogue.served, "attached": catalogue.attached, "keys": sorted(keys),
+        "address": [settings.address.host, settings.address.port], "drain_s": args.drain,
+        "json_logs": args.json_logs, "level": logging.getLogger("vllama").level,
+    }  # fmt: skip
+
+
+async def _preload(pool: "Pool", catalogue: "Catalogue", server: "Server | Workers") -> None:
     loads = asyncio.ensure_future(
         asyncio.gather(*(pool.preload(name) for name in (*catalogue.served, *catalogue.attached)))
     )

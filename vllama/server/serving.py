@@ -66,14 +66,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def on_signals(server: Server, changed: Callable[[], None]) -> list[int]:
-    """SIGTERM and SIGINT stop `server`, SIGHUP calls `changed`; the list fills with what came."""
+def on_signals(halt: Callable[[], None], changed: Callable[[], None]) -> list[int]:
+    """SIGTERM and SIGINT call `halt`, SIGHUP `changed`; the list fills with what came."""
     loop = asyncio.get_running_loop()
     came: list[int] = []
 
     def stop(number: int) -> None:
         came.append(number)
-        server.stop()
+        halt()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -92,6 +92,11 @@ class Telemetry:
         """Count one HTTP request, whatever it was for."""
         self._http.labels(route, method, str(status)).inc()
 
+    def own(self) -> bytes:
+        """What this process has counted, without a look at any engine."""
+        self._spent()
+        return generate_latest(self._registry)
+
     async def page(self, pool: Pool) -> bytes:
         """Everything there is to scrape now."""
         self._look(pool)
@@ -109,13 +114,16 @@ class Telemetry:
             families.add(text, {"vllama_model": model, "replica": number})
         return families.text().encode()
 
-    def _look(self, pool: Pool) -> None:
-        for gauge in (self._up, self._running, self._waiting, self._parked, self._restarts):
-            gauge.clear()
-        self._loading.set(pool.loading)
+    def _spent(self) -> None:
         used_s = time.process_time()
         self._overhead.inc(used_s - self._counted_s)
         self._counted_s = used_s
+
+    def _look(self, pool: Pool) -> None:
+        for gauge in (self._up, self._running, self._waiting, self._parked, self._restarts):
+            gauge.clear()
+        self._spent()
+        self._loading.set(pool.loading)
         for one in pool.loaded():
             self._up.labels(one.name).set(one.replicas)
             self._running.labels(one.name).set(one.users - one.waiting)
@@ -162,11 +170,17 @@ async def _figures(lease: Lease) -> str:
     return reply.body.decode(errors="replace") if reply.status == 200 else ""
 
 
-def routes(telemetry: Telemetry, pool: Pool) -> list[Route]:
-    """`/metrics`, and whether this process lives and would take a request."""
+def routes(
+    telemetry: Telemetry, pool: Pool, page: Callable[[], Awaitable[bytes]] | None = None
+) -> list[Route]:
+    """`/metrics`, and whether this process lives and would take a request.
+
+    `page` is where the figures come from when they are not this process's alone.
+    """
 
     async def metrics(_request: Request) -> Response:
-        return Response(await telemetry.page(pool), media_type=KIND)
+        found = await page() if page is not None else await telemetry.page(pool)
+        return Response(found, media_type=KIND)
 
     async def live(_request: Request) -> Response:
         return Response("ok")

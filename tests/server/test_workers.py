@@ -1,0 +1,111 @@
+"""Several worker processes with one owner of the engines."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.server.fakes import until
+from tests.server.running import Running, cmdline, left, serving, stop_now
+from tests.server.test_faults import Simulated
+from vllama.server.pool import BUSY
+from vllama.settings import Settings
+
+
+def workers(running: Running) -> list[psutil.Process]:
+    return [p for p in running.family if "vllama.server.worker" in cmdline(p)]
+
+
+def engines(running: Running) -> list[psutil.Process]:
+    return [
+        p
+        for p in running.family
+        if "simulator_child" in cmdline(p) and "guard.py" not in cmdline(p)
+    ]
+
+
+async def test_all_workers_share_one_engine_and_one_queue(toy: Path, settings: Settings) -> None:
+    simulated = Simulated(toy, settings)
+    words = simulated.words(fault_start_s=2)
+    limits = {"OLLAMA_MAX_QUEUE": "16"}
+    async with serving(*words, "--workers", "2", settings=settings, environment=limits) as running:
+        assert len(workers(running)) == 2
+        answers = await asyncio.gather(
+            *(running.chat(simulated.name, tokens=1, stream=False) for _ in range(20))
+        )
+        assert [a.status_code for a in answers].count(200) == 16
+        refused = [a for a in answers if a.status_code == 503]
+        assert len(refused) == 4
+        assert refused[0].json() == {"error": BUSY}
+        assert "retry-after" in refused[0].headers
+        assert len(engines(running)) == 1
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(f"{running.url}/metrics")).text
+            await until_listed(client, running, simulated.name)
+        counted = [x for x in text.splitlines() if x.startswith("vllama_requests_total{")]
+        assert sum(float(x.split()[-1]) for x in counted if 'outcome="ok"' in x) == 16
+        assert "vllm:" in text
+        unknown = await running.chat("no-such", stream=False)
+        assert unknown.status_code == 404
+        family = running.family
+        running.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.process.wait, 20) == 0
+        assert not await left(family)
+
+
+async def until_listed(client: httpx.AsyncClient, running: Running, name: str) -> None:
+    async with asyncio.timeout(120):
+        while name not in (await client.get(f"{running.url}/api/ps")).text:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def test_a_dead_engine_is_told_to_the_workers_client_and_replaced(
+    toy: Path, settings: Settings
+) -> None:
+    simulated = Simulated(toy, settings)
+    words = simulated.words(time_scale=20)
+    async with serving(*words, "--workers", "2", "--preload", settings=settings) as running:
+        async with running.stream(simulated.name, tokens=1000) as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            stop_now(engines(running)[0])
+            rest = [line async for line in lines]
+        assert "error" in json.loads(rest[-1])
+        assert (await running.chat(simulated.name, tokens=1, stream=False)).status_code == 200
+
+
+async def test_a_dead_worker_is_replaced_and_what_it_had_comes_back(
+    toy: Path, settings: Settings
+) -> None:
+    simulated = Simulated(toy, settings)
+    async with serving(
+        *simulated.words(), "--workers", "2", "--preload", settings=settings
+    ) as running:
+        first = workers(running)
+        for each in first:
+            stop_now(each)
+        await until(lambda: len({p.pid for p in workers(running)} - {p.pid for p in first}) == 2)
+        async with asyncio.timeout(120):
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await running.chat(simulated.name, tokens=1, stream=False)
+                    break
+        assert answer.status_code == 200
+        assert len(engines(running)) == 1
+
+
+async def test_kill_9_of_the_owner_takes_workers_and_engines_along(
+    toy: Path, settings: Settings
+) -> None:
+    simulated = Simulated(toy, settings)
+    async with serving(
+        *simulated.words(), "--workers", "2", "--preload", settings=settings
+    ) as running:
+        family = running.family
+        assert len(family) >= 4
+        running.process.kill()
+        assert not await left(family)

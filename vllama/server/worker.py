@@ -1,0 +1,85 @@
+"""One of several processes that serve: `python -m vllama.server.worker`, told what on stdin.
+
+It listens on a socket that it was given, borrows engines from the owner, and ends when the
+owner does.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+from dataclasses import replace
+
+import uvloop
+
+from vllama.server import telemetry as figures
+from vllama.server.app import create_app
+from vllama.server.borrowed import Borrowed
+from vllama.server.catalogue import Catalogue
+from vllama.server.letters import LIMIT, Letter, Line
+from vllama.server.logs import configure
+from vllama.server.observed import Observed
+from vllama.server.plan import Plan
+from vllama.server.serving import Server, raise_file_limit
+from vllama.settings import Address, Settings
+
+
+class _Names:
+    """Only names are looked up here; how to launch is the owner's business."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def key(self, name: str) -> str:
+        return self._catalogue.key(name)
+
+    def plan(self, key: str) -> Plan:
+        raise NotImplementedError(key)
+
+
+def main() -> int:
+    """Serve until SIGTERM, or until the owner has gone."""
+    told = json.loads(sys.stdin.readline())
+    configure(json=told["json_logs"])
+    logging.getLogger("vllama").setLevel(told["level"])
+    raise_file_limit()
+    uvloop.run(_serve(told))
+    return 0
+
+
+async def _serve(told: Letter) -> None:
+    listener = socket.socket(fileno=told["listener"])
+    settings = replace(Settings.from_environment(), address=Address("http", *told["address"]))
+    attached = {name: tuple(urls) for name, urls in told["attached"].items()}
+    catalogue = Catalogue(told["served"], attached)
+    counts = figures.Telemetry()
+    line = Line(*await asyncio.open_unix_connection(told["owner"], limit=LIMIT))
+    pool = Borrowed(_Names(catalogue), line, counts)
+    app = create_app(pool, catalogue, settings, api_keys=told["keys"])
+    app.router.routes.extend(figures.routes(counts, pool, pool.figures))
+    paths = [path for each in app.router.routes if (path := getattr(each, "path", ""))]
+    seen = Observed(app, telemetry=counts, routes=paths, logs=told["json_logs"])
+    server = Server(seen, drain_s=told["drain_s"], ready=lambda: None)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    # Ctrl-C reaches the whole group: the owner decides, and says SIGTERM.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    hearing = asyncio.create_task(pool.listen())
+
+    def abandoned(_: "asyncio.Task[None]") -> None:
+        # The engines went with the owner: there is nothing to wait for.
+        server.stop()
+        server.stop()
+
+    hearing.add_done_callback(abandoned)
+    await server.serve([listener])
+    hearing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await hearing
+
+
+if __name__ == "__main__":
+    sys.exit(main())
