@@ -140,5 +140,5 @@ async def test_a_child_is_stopped_without_a_guard_of_two_processes() -> None:
     assert started.stdin is not None
     assert await started.stdout.readline() == b"up\n"
     started.stdin.close()
-    rest, _ = await asyncio.wait_for(started.communicate(), 10)
+    rest, _ = await asyncio.wait_for(started.communicate(), 60)
     assert rest == b"code -9\n"

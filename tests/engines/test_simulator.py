@@ -99,9 +99,11 @@ async def test_tokens_come_when_the_step_model_says(simulator: Simulator) -> Non
     expected_s = SMALL.step_s(limits, 0, 1, 132, 0, 1) * 4
     async with running(simulator, time_scale=4.0) as (client, _):
         body = {"model": "toy", "prompt": [5] * 32, "max_tokens": 200, "ignore_eos": True}
-        times = [at for at, _ in await events(client, "/v1/completions", body)]
+        times = [at for at, _ in await events(client, "/v1/completions", body)][:200]
     gaps = sorted(later - earlier for earlier, later in itertools.pairwise(times))
-    assert gaps[len(gaps) // 2] == pytest.approx(expected_s, rel=0.05)
+    # On average never early; a busy machine may be late, but not with most of them.
+    assert (times[-1] - times[0]) / 199 > 0.97 * expected_s
+    assert gaps[len(gaps) // 2] == pytest.approx(expected_s, rel=0.2)
 
 
 async def test_requests_share_their_steps_up_to_the_limit_of_sequences(
@@ -256,7 +258,7 @@ async def test_it_crashes_after_as_many_requests_or_tokens_as_told(simulator: Si
             await complete(client)
             with pytest.raises(httpx.HTTPError):
                 await complete(client)
-            failed = await asyncio.wait_for(endpoint.life.ended(), 5)
+            failed = await asyncio.wait_for(endpoint.life.ended(), 30)
             assert (failed.kind, failed.phase) == ("crash", "run")
 
 
@@ -264,7 +266,7 @@ async def test_running_out_of_memory_at_the_first_request_is_told(simulator: Sim
     async with running(simulator, fault_out_of_memory="run") as (client, endpoint):
         with pytest.raises(httpx.HTTPError):
             await complete(client)
-        failed = await asyncio.wait_for(endpoint.life.ended(), 5)
+        failed = await asyncio.wait_for(endpoint.life.ended(), 30)
         assert (failed.kind, failed.phase) == ("out_of_memory", "run")
 
 
