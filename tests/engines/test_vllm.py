@@ -70,6 +70,27 @@ async def test_the_shared_server_answers_with_counts_and_times(vllm_endpoint: En
 
 
 @pytest.mark.vllm
+async def test_json_comes_without_white_space_and_so_ends(vllm_endpoint: Endpoint) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}, "count": {"enum": [1, 2]}},
+        "required": ["ok", "count"],
+        "additionalProperties": False,
+    }
+    body = {
+        "model": vllm_endpoint.model,
+        "messages": [{"role": "user", "content": "Is it?"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        "max_tokens": 64,
+    }
+    async with httpx.AsyncClient(base_url=vllm_endpoint.base_url, trust_env=False) as client:
+        response = await client.post("/v1/chat/completions", json=body, timeout=60)
+    (choice,) = response.json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert not set(choice["message"]["content"]) & set(" \n\t")
+
+
+@pytest.mark.vllm
 def test_the_start_taught_its_facts(vllm_endpoint: Endpoint) -> None:
     facts = vllm_endpoint.facts
     assert facts["max_model_len"] == 2048

@@ -12,6 +12,7 @@ from typing import Any
 
 from vllama.engines import (
     metal,
+    orphans,
     probe,
     process,
     vllm_command,
@@ -108,6 +109,8 @@ async def _started(
     port = process.free_port(vllm_command.HOST)
     command = vllm_command.command(profile, port, what, installed)
     environment = vllm_command.environment(profile, settings.environment, installed=installed)
+    environment |= orphans.mark()
+    await asyncio.to_thread(orphans.stop)
     died = asyncio.Event()
     story = Story(on_death=died.set, on_phase=lambda words: LOG.info("vLLM %s", words))
     began = time.monotonic()

@@ -28,6 +28,9 @@ WANTED: Mapping[str, Scalar] = {
     "enable_per_request_metrics": True,
     "enable_prompt_tokens_details": True,
     "disable_uvicorn_access_log": True,
+    # Weak models write white space for ever where JSON allows it; a request cannot forbid it,
+    # and the automatic choice of a backend cannot either.
+    "structured_outputs_config": '{"backend": "guidance", "disable_any_whitespace": true}',
 }
 GONE = {
     "swap_space": "vLLM 0.18 removed it, without effect since its V1 engine. The nearest is "
