@@ -219,8 +219,7 @@ def test_guessing_tokens_is_judged_on_real_text_only() -> None:
 
 
 def test_what_the_memory_model_refuses_is_not_offered() -> None:
-    options = {"max_model_len": 8192, "kv_cache_memory_bytes": 2**30}
-    space = on.vllm_space(CPU, shape=on.TOY, **options)
+    space = on.vllm_space(CPU, max_model_len=8192, kv_cache_memory_bytes=2**30)
     assert space.check({"kv_cache_memory_bytes": 2**40}) is not None
     assert "GiB are free" in str(space.check({"kv_cache_memory_bytes": 2**40}))
 
