@@ -47,13 +47,13 @@ class Running:
         return leaves[0]
 
     async def chat(self, model: str = "toy", tokens: int = 8, **more: object) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=300) as client:
             return await client.post(f"{self.url}/api/chat", json=chat(model, tokens, **more))
 
     @asynccontextmanager
     async def stream(self, model: str = "toy", tokens: int = 8) -> AsyncIterator[httpx.Response]:
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=60) as client,
+            httpx.AsyncClient(trust_env=False, timeout=300) as client,
             client.stream("POST", f"{self.url}/api/chat", json=chat(model, tokens)) as response,
         ):
             yield response
@@ -93,7 +93,7 @@ async def started(
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    await asyncio.to_thread(process.wait, 15)
+                    await asyncio.to_thread(process.wait, 60)
             if process.poll() is None:
                 process.kill()
                 process.wait()
@@ -113,8 +113,8 @@ async def serving(
 
 
 async def left(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Those who still run, after at most five seconds."""
-    _, alive = await asyncio.to_thread(psutil.wait_procs, family, 5)
+    """Those who never end. On a quiet machine all are gone within five seconds."""
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, 60)
     return [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 

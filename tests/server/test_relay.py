@@ -26,6 +26,10 @@ from vllama.uplink import Headers
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+# For what must happen: a busy machine may take its time.
+DEADLINE_S = 120
+
+
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -95,7 +99,7 @@ async def relaying(shop: Shop, *, direct: bool) -> AsyncIterator[tuple[str, int]
         yield listener.getsockname()
     finally:
         server.stop()
-        await asyncio.wait_for(serving, 20)
+        await asyncio.wait_for(serving, DEADLINE_S)
         await pool.close()
 
 
@@ -122,14 +126,14 @@ class Client:
         )
 
     async def head(self) -> tuple[int, dict[str, str]]:
-        raw = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode()
+        raw = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), DEADLINE_S)).decode()
         lines = raw.split("\r\n")
         pairs = (line.partition(": ") for line in lines[1:] if line)
         return int(lines[0].split()[1]), {k.lower(): v for k, _, v in pairs}
 
     async def chunk(self) -> bytes:
-        size = int(await asyncio.wait_for(self.reader.readline(), 20), 16)
-        return (await asyncio.wait_for(self.reader.readexactly(size + 2), 20))[:-2]
+        size = int(await asyncio.wait_for(self.reader.readline(), DEADLINE_S), 16)
+        return (await asyncio.wait_for(self.reader.readexactly(size + 2), DEADLINE_S))[:-2]
 
     async def answer(self) -> tuple[int, bytes]:
         status, headers = await self.head()
@@ -246,7 +250,7 @@ async def test_a_client_that_speaks_http_1_0_gets_its_answer_without_chunks(dire
         client.ask("1.0")
         status, _ = await client.head()
         assert status == 200
-        assert b"x" in await asyncio.wait_for(client.reader.read(), 20)
+        assert b"x" in await asyncio.wait_for(client.reader.read(), DEADLINE_S)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -363,12 +367,12 @@ async def test_a_client_that_leaves_stops_the_engines_work(
     async with relaying(Shop(FakeEngine(handler)), direct=direct) as address:
         client = await Client.to(address)
         client.ask(stream=stream)
-        await asyncio.wait_for(asked.wait(), 20)
+        await asyncio.wait_for(asked.wait(), DEADLINE_S)
         if before:
             await client.head()
             await client.chunk()
         client.leave()
-        await asyncio.wait_for(gone.wait(), 20)
+        await asyncio.wait_for(gone.wait(), DEADLINE_S)
 
 
 async def test_a_client_that_leaves_while_the_model_loads_is_forgotten(direct: bool) -> None:
@@ -406,7 +410,7 @@ async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(direct: b
             client.leave()
         for client in clients[:3]:
             client.leave()
-        await asyncio.wait_for(gone.wait(), 20)
+        await asyncio.wait_for(gone.wait(), DEADLINE_S)
     assert asked == 3
 
 

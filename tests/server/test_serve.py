@@ -54,7 +54,7 @@ async def test_a_folder_is_served_by_its_short_name_and_leaves_nothing(
         assert text
         family = running.family
         running.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(running.process.wait, 20) == 0
+        assert await asyncio.to_thread(running.process.wait, 120) == 0
         assert not await left(family)
         assert "no saved profile" in running.text
 
@@ -75,7 +75,7 @@ async def test_a_profile_of_another_machine_is_refused_unless_forced(
 ) -> None:
     Shelf(settings.home / "profiles").put(replace(profile, machine="8x-nvidia-h200-141gb"))
     async with started(str(toy), settings=settings) as running:
-        assert await asyncio.to_thread(running.process.wait, 30) == 1
+        assert await asyncio.to_thread(running.process.wait, 120) == 1
         assert "was made on 8x-nvidia-h200-141gb" in running.text
         assert "--force" in running.text
     async with serving(str(toy), "--force", settings=settings) as running:
@@ -93,7 +93,7 @@ async def test_a_missing_or_broken_profile_and_an_unknown_model_are_said_before_
         (["no-such-model"], "model 'no-such-model' not found"),
     ):
         async with started(*words, settings=settings) as running:
-            assert await asyncio.to_thread(running.process.wait, 30) == 1
+            assert await asyncio.to_thread(running.process.wait, 120) == 1
             assert message in running.text
             assert "Traceback" not in running.text
 
@@ -106,7 +106,7 @@ async def test_a_busy_port_is_told_with_its_holder_before_anything_starts(
         holder.listen()
         port = str(holder.getsockname()[1])
         async with started(str(toy), "--preload", "--port", port, settings=settings) as running:
-            assert await asyncio.to_thread(running.process.wait, 30) == 1
+            assert await asyncio.to_thread(running.process.wait, 120) == 1
             assert f"127.0.0.1:{port} is in use by" in running.text
             assert "--port" in running.text
             assert not running.family
@@ -116,7 +116,7 @@ async def test_listening_beyond_this_computer_asks_for_a_key(
     toy: Path, settings: Settings, tmp_path: Path
 ) -> None:
     async with started(str(toy), "--host", "0.0.0.0", settings=settings) as running:
-        assert await asyncio.to_thread(running.process.wait, 30) == 2
+        assert await asyncio.to_thread(running.process.wait, 120) == 2
         assert "--api-key-file" in running.text
     keys = tmp_path / "keys"
     keys.write_text("# ours\nsecret\n")
@@ -138,7 +138,7 @@ async def test_sigterm_lets_streams_finish(toy: Path, settings: Settings) -> Non
             running.process.send_signal(signal.SIGTERM)
             rest = [line async for line in lines]
         assert json.loads(rest[-1])["done"] is True
-        assert await asyncio.to_thread(running.process.wait, 20) == 0
+        assert await asyncio.to_thread(running.process.wait, 120) == 0
 
 
 async def test_a_newly_tuned_profile_is_changed_to_without_a_failed_request(

@@ -53,7 +53,7 @@ async def test_all_workers_share_one_engine_and_one_queue(toy: Path, settings: S
         assert unknown.status_code == 404
         family = running.family
         running.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(running.process.wait, 20) == 0
+        assert await asyncio.to_thread(running.process.wait, 120) == 0
         assert not await left(family)
 
 

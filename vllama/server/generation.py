@@ -197,7 +197,7 @@ class Generation:
 
 
 def _is_text(piece: Piece) -> bool:
-    return not (piece.thinking or piece.calls or piece.logprobs)
+    return not (piece.choice or piece.thinking or piece.calls or piece.logprobs)
 
 
 def _split(piece: Piece, splitter: Splitter) -> Piece:
