@@ -61,7 +61,9 @@ async def test_an_embedding_model_starts_a_pooling_server(
 async def test_the_shared_server_answers_with_counts_and_times(vllm_endpoint: Endpoint) -> None:
     assert await answer(vllm_endpoint)
     body = {"model": vllm_endpoint.model, "prompt": "Once upon a time", "max_tokens": 4}
-    async with httpx.AsyncClient(base_url=vllm_endpoint.base_url, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=vllm_endpoint.base_url, trust_env=False, timeout=60
+    ) as client:
         document = (await client.post("/v1/completions", json=body)).json()
         reset = await client.post("/reset_prefix_cache")
     assert document["usage"]["prompt_tokens"] > 0
@@ -83,8 +85,10 @@ async def test_json_comes_without_white_space_and_so_ends(vllm_endpoint: Endpoin
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
         "max_tokens": 64,
     }
-    async with httpx.AsyncClient(base_url=vllm_endpoint.base_url, trust_env=False) as client:
-        response = await client.post("/v1/chat/completions", json=body, timeout=60)
+    async with httpx.AsyncClient(
+        base_url=vllm_endpoint.base_url, trust_env=False, timeout=60
+    ) as client:
+        response = await client.post("/v1/chat/completions", json=body)
     (choice,) = response.json()["choices"]
     assert choice["finish_reason"] == "stop"
     assert not set(choice["message"]["content"]) & set(" \n\t")
