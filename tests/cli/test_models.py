@@ -50,7 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, toy: Path) -> Iterator[Serv
             pytest.fail("the server did not start")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)
 
 
 @pytest.fixture
@@ -98,9 +98,7 @@ def test_list_and_ls_print_ollamas_columns(vllama: Run, made: str, served: Serve
         header, *rows = out.splitlines()
         assert header.split() == ["NAME", "ID", "SIZE", "MODIFIED"]
         row = next(r for r in rows if r.startswith("made:latest"))
-        assert re.fullmatch(
-            r"made:latest +[0-9a-f]{12} +4\.4 MB +(Less than a second|\d+ seconds?) ago *", row
-        )
+        assert re.fullmatch(r"made:latest +[0-9a-f]{12} +4\.4 MB +.+ ago *", row)
         assert err == ""
     assert vllama("list", "nothing-like-it")[0].split() == header.split()
     assert json.loads(vllama("list", "--json")[0])[0]["name"] == "made:latest"
