@@ -166,8 +166,9 @@ async def test_a_client_that_leaves_frees_the_engine(ollama_like: House) -> None
             break
     answer = await ask(ollama_like, "generate", model="m", prompt="x", options=FEW)
     assert answer["done"]
-    [loaded] = [each for each in ollama_like.pool.loaded() if each.name == "m"]
-    assert loaded.users == 0
+    # The last lease ends just after its answer has left.
+    while any(each.users for each in ollama_like.pool.loaded()):
+        await asyncio.sleep(0.01)
 
 
 async def test_format_json_gives_an_object_and_a_schema_is_kept(ollama_like: House) -> None:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllama.server import gojson
@@ -50,7 +50,12 @@ def test_what_follows_the_first_value_does_not_count() -> None:
     assert gojson.decode(b"5,") == 5
     assert gojson.decode(b'"\\ud800" x') == "\ufffd"
 
+steadily = settings(
+    deadline=None, derandomize=True, max_examples=60, suppress_health_check=list(HealthCheck)
+)
 
+
+@steadily
 @given(st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -63,6 +68,7 @@ def test_all_json_is_read_as_it_is_also_before_garbage(value: Any) -> None:
         assert gojson.decode(body + b" }x") == expected
 
 
+@steadily
 @given(st.binary(max_size=60))
 def test_no_body_is_anything_but_read_or_refused(body: bytes) -> None:
     with contextlib.suppress(gojson.Malformed, gojson.NoBody):
@@ -145,6 +151,7 @@ def test_options_are_layered_and_typed() -> None:
             merged({}, {name: object() if kind != "array" else 5})
 
 
+@steadily
 @given(st.text(), st.lists(st.integers(1, 5), max_size=30))
 def test_a_split_answer_loses_nothing(text: str, sizes: list[int]) -> None:
     splitter = Splitter(thinks=False, tag="<tool_call>", tools=["f"])
