@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.fakes import until
 from tests.server.house import House
 
 pytestmark = pytest.mark.llamacpp
@@ -167,8 +168,7 @@ async def test_a_client_that_leaves_frees_the_engine(ollama_like: House) -> None
     answer = await ask(ollama_like, "generate", model="m", prompt="x", options=FEW)
     assert answer["done"]
     # The last lease ends just after its answer has left.
-    while any(each.users for each in ollama_like.pool.loaded()):
-        await asyncio.sleep(0.01)
+    await until(lambda: not any(each.users for each in ollama_like.pool.loaded()))
 
 
 async def test_format_json_gives_an_object_and_a_schema_is_kept(ollama_like: House) -> None:

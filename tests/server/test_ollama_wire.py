@@ -50,6 +50,7 @@ def test_what_follows_the_first_value_does_not_count() -> None:
     assert gojson.decode(b"5,") == 5
     assert gojson.decode(b'"\\ud800" x') == "\ufffd"
 
+
 steadily = settings(
     deadline=None, derandomize=True, max_examples=60, suppress_health_check=list(HealthCheck)
 )
