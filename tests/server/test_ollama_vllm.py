@@ -50,9 +50,7 @@ async def test_greedy_answers_equal_the_engines_own(
     chat = await ask(house, toy, "chat", messages=HELLO, options=GREEDY)
     assert chat["message"]["content"] == expected
     assert chat["prompt_eval_count"] == own.json()["usage"]["prompt_tokens"]
-    generated = await ask(
-        house, toy, "generate", prompt=HELLO[0]["content"], options=GREEDY
-    )
+    generated = await ask(house, toy, "generate", prompt=HELLO[0]["content"], options=GREEDY)
     assert generated["response"] == expected
     openai = await house.post(
         "/v1/chat/completions",
@@ -130,15 +128,11 @@ async def test_tokens_go_there_and_back(house: House, toy: Path) -> None:
     tokens = await ask(house, toy, "tokenize", content="def main():")
     back = await ask(house, toy, "detokenize", tokens=tokens["tokens"])
     assert back["content"] == "def main():"
-    counted = await house.post(
-        "/v1/messages/count_tokens", {"model": toy.name, "messages": HELLO}
-    )
+    counted = await house.post("/v1/messages/count_tokens", {"model": toy.name, "messages": HELLO})
     assert counted.json()["input_tokens"] > 4
 
 
-async def test_embeddings_of_a_chat_model_are_refused_as_by_ollama(
-    house: House, toy: Path
-) -> None:
+async def test_embeddings_of_a_chat_model_are_refused_as_by_ollama(house: House, toy: Path) -> None:
     response = await house.post("/api/embed", {"model": toy.name, "input": "x"})
     assert response.status_code == 500
     assert "does not support embeddings" in response.json()["error"]
