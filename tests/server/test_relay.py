@@ -514,3 +514,11 @@ async def test_connected_cancels_the_work_of_a_client_that_leaves() -> None:
     with pytest.raises(relay.ClientLeft):
         await relay.connected(request, work())
     assert cancelled.is_set()
+
+
+def test_what_is_written_leaves_at_once() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -20,13 +20,12 @@ from vllama.server.exchange import Call, Exchange, Reply
 from vllama.server.member import Unavailable
 from vllama.server.pool import Pool
 from vllama.server.runner import Lease
+from vllama.server.sinks import Stream, Whole
 from vllama.server.trace import Trace
-from vllama.uplink import Headers, Uplink, UplinkClosed
+from vllama.uplink import Uplink, UplinkClosed
 
 T = TypeVar("T")
 
-# What may lie here for a client that reads slower than its engine writes.
-BUFFER_BYTES = 64 * 1024
 # How long a broken connection waits to be explained by the engine's death.
 PATIENCE_S = 1.0
 
@@ -55,7 +54,7 @@ async def fetch(lease: Lease, call: Call) -> Reply:
     Raises:
         EngineFailed: it cannot be reached or broke off.
     """
-    whole = _Whole()
+    whole = Whole()
     link = await _send(lease, call, whole)
     try:
         error = await whole.ended
@@ -173,7 +172,7 @@ class Relayed(Response):
         self, lease: Lease, call: Call, send: Send, down: Downlink | None
     ) -> Reply | None:
         while True:
-            stream = _Stream(self._exchange, self._trace)
+            stream = Stream(self._exchange, self._trace)
             link = await _begun(lease, call, stream)
             try:
                 await self._pass(stream, link, send, down)
@@ -195,9 +194,7 @@ class Relayed(Response):
         self._trace.end("ok", 200)
         return None
 
-    async def _pass(
-        self, stream: "_Stream", link: Uplink, send: Send, down: Downlink | None
-    ) -> None:
+    async def _pass(self, stream: Stream, link: Uplink, send: Send, down: Downlink | None) -> None:
         """Hand the client what is ready whenever there is some, until the engine has ended."""
         stream.link = link
         while True:
@@ -221,125 +218,6 @@ class Relayed(Response):
         kind = (b"content-type", self._exchange.media_type.encode())
         headers = [kind, *self._exchange.headers]
         return {"type": "http.response.start", "status": 200, "headers": headers}
-
-
-class _Whole:
-    """Collects one answer."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self._headers: Headers = []
-        self._pieces: list[bytes] = []
-        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-    def reply(self) -> Reply:
-        """What came."""
-        return Reply(self.status, b"".join(self._pieces), self._headers)
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        self.status, self._headers = status, headers
-
-    def on_body(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-
-    def on_flush(self) -> None:
-        pass
-
-    def on_end(self, error: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_result(error)
-
-
-class _Stream:
-    """Translates one streamed answer as it comes, and holds what the client has yet to take."""
-
-    def __init__(self, exchange: Exchange, trace: Trace) -> None:
-        self._exchange = exchange
-        self._trace = trace
-        self.link: Uplink | None = None
-        self.news = asyncio.Event()
-        self.status = 0
-        self.size = 0
-        self.begun = False
-        self.ended = False
-        self.error: Exception | None = None
-        self._headers: Headers = []
-        self._raw: list[bytes] = []
-        self._ready: list[bytes] = []
-        self._down: Downlink | None = None
-
-    def take(self) -> bytes:
-        """All that is ready for the client."""
-        data = b"".join(self._ready)
-        self._ready.clear()
-        self.size = 0
-        return data
-
-    def flow_into(self, down: Downlink) -> None:
-        """From now on write straight to the client: nobody is woken for a piece any more."""
-        self._down = down
-        down.on_writable = self._resume
-        if down.is_full:
-            self._pause()
-        else:
-            self._resume()
-
-    def reply(self) -> Reply:
-        """An answer that was no stream but a refusal."""
-        return Reply(self.status, b"".join(self._raw), self._headers)
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        self.status, self._headers = status, headers
-
-    def on_body(self, piece: bytes) -> None:
-        self._raw.append(piece)
-
-    def on_flush(self) -> None:
-        if self.status != 200 or not self._raw or self.ended:
-            return
-        raw = b"".join(self._raw)
-        self._raw.clear()
-        try:
-            out = self._exchange.feed(raw)
-        except Exception as error:  # a sink must not raise into the connection
-            self._fail(error)
-            return
-        if not out:
-            return
-        self._trace.read()
-        down = self._down
-        if down is not None:
-            down.write_chunk(out)
-            if down.is_full:
-                self._pause()
-            return
-        self._ready.append(out)
-        self.size += len(out)
-        if self.size > BUFFER_BYTES:
-            self._pause()
-        self.news.set()
-
-    def on_end(self, error: Exception | None) -> None:
-        if not self.ended:
-            self.ended = True
-            self.error = error
-            self.news.set()
-
-    def _pause(self) -> None:
-        if self.link is not None and not self.ended:
-            self.link.pause()
-
-    def _resume(self) -> None:
-        # A link that has ended may serve somebody else already.
-        if self.link is not None and not self.ended:
-            self.link.resume()
-
-    def _fail(self, error: Exception) -> None:
-        if self.link is not None:
-            self.link.abort()
-        if not isinstance(error, VllamaError):
-            error = EngineFailed(f"the engine's answer could not be read: {error!r}")
-        self.on_end(error)
 
 
 async def _while_there(receive: Receive, work: Awaitable[T]) -> T:
@@ -366,7 +244,7 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _send(lease: Lease, call: Call, sink: "_Whole | _Stream") -> Uplink:
+async def _send(lease: Lease, call: Call, sink: Whole | Stream) -> Uplink:
     uplinks = lease.uplinks
     try:
         link = await uplinks.acquire()
@@ -376,7 +254,7 @@ async def _send(lease: Lease, call: Call, sink: "_Whole | _Stream") -> Uplink:
     return link
 
 
-async def _begun(lease: Lease, call: Call, stream: _Stream) -> Uplink:
+async def _begun(lease: Lease, call: Call, stream: Stream) -> Uplink:
     try:
         return await _send(lease, call, stream)
     except EngineFailed as error:
