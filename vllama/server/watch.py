@@ -16,6 +16,9 @@ SILENCE_S = 0.7
 LOOKS = 20
 # An engine that computes may be late to answer; one that never answers is wedged.
 WEDGED_S = 60.0
+# Of what somebody else runs no processor time is known: it is given longer before it is left out.
+FOREIGN_S = 15.0
+_RUNNABLE = frozenset({psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP})
 
 
 async def over(endpoint: Endpoint, uplinks: UplinkPool) -> EngineFailed:
@@ -48,9 +51,13 @@ async def _hangs(endpoint: Endpoint, uplinks: UplinkPool) -> EngineFailed:
             if not endpoint.life.pids:
                 return EngineFailed("it refuses connections", kind="crash")
             continue
-        works = processes.have_worked()
         late_s = loop.time() - (silent_since_s or asked_s)
-        if late_s > WEDGED_S or (silent_since_s is not None and not works):
+        if not processes.are_known:
+            is_over = late_s > FOREIGN_S
+        else:
+            works = processes.have_worked()
+            is_over = late_s > WEDGED_S or (silent_since_s is not None and not works)
+        if is_over:
             return EngineFailed(f"the engine has not answered for {late_s:.0f} s", kind="hang")
         silent_since_s = silent_since_s or asked_s
 
@@ -75,15 +82,22 @@ class _Processes:
                     return True
         return False
 
+    @property
+    def are_known(self) -> bool:
+        """Whether they can be looked at: what somebody else runs cannot."""
+        return bool(self._pids)
+
     def have_worked(self) -> bool:
-        """Whether they have used a processor since the last question."""
-        total = 0.0
+        """Whether they have used a processor since the last question, or wait for one."""
+        total, is_runnable = 0.0, False
         for pid in self._pids:
             with contextlib.suppress(psutil.Error):
-                times = psutil.Process(pid).cpu_times()
+                process = psutil.Process(pid)
+                times = process.cpu_times()
                 total += times.user + times.system
+                is_runnable |= process.status() in _RUNNABLE
         before, self._cpu_s = self._cpu_s, total
-        return total > before + 0.01
+        return is_runnable or total > before + 0.01
 
 
 async def _answers(uplinks: UplinkPool, within_s: float) -> bool:
