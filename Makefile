@@ -55,10 +55,13 @@ bench: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## has serving
 bench-proxy: $(VENV)/.dev  ## what vllama costs between client and engine, next to others
 	$(PY) -m benchmarks.proxy
 
+bench-tuner: $(VENV)/.dev  ## how near the best the tuner comes, in how many starts (writes results/tuner)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.tuner
+
 bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)
 	$(PY) benchmarks/client/run.py
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 
-.PHONY: help install demo check test test-fast clean test-faults bench bench-proxy bench-client
+.PHONY: help install demo check test test-fast clean test-faults bench bench-proxy bench-tuner bench-client

@@ -22,17 +22,18 @@ def faster_with_slots(options: Mapping[str, Scalar]) -> float:
     return 1000 + 50 * min(slots(options), 10)
 
 
-def opened(path: Path, about: Subject, sampler: str = "tpe") -> AbstractContextManager[Study]:
+def opened(path: Path | str, about: Subject, sampler: str = "tpe") -> AbstractContextManager[Study]:
     made = samplers.make(sampler, about.space, 1, about.objective)
-    return study.opened(str(path / "study.db"), about.study, about.space, about.objective, made)
+    where = path if isinstance(path, str) else str(path / "study.db")
+    return study.opened(where, about.study, about.space, about.objective, made)
 
 
 async def tune(
-    path: Path,
     bench: SimulatedBench,
     about: Subject | None = None,
     trials: int = 8,
     seconds: float | None = None,
+    path: Path | str = study.MEMORY,
 ) -> Tuning:
     about = about or subject()
     with opened(path, about) as kept:
@@ -42,8 +43,8 @@ async def tune(
     return tuning
 
 
-async def test_the_default_is_tried_first_then_the_rules_of_thumb(tmp_path: Path) -> None:
-    tuning = await tune(tmp_path, SimulatedBench(faster_with_slots))
+async def test_the_default_is_tried_first_then_the_rules_of_thumb() -> None:
+    tuning = await tune(SimulatedBench(faster_with_slots))
     seeds = [dict(s) for s in tuning.subject.space.seeds]
     tried = [dict(t.options) for t in tuning.trials]
     assert tried[0] == {}
@@ -51,15 +52,15 @@ async def test_the_default_is_tried_first_then_the_rules_of_thumb(tmp_path: Path
     assert tuning.trials[0].origin == "default"
 
 
-async def test_no_configuration_is_tried_twice_in_a_search(tmp_path: Path) -> None:
-    tuning = await tune(tmp_path, SimulatedBench(faster_with_slots), trials=30)
+async def test_no_configuration_is_tried_twice_in_a_search() -> None:
+    tuning = await tune(SimulatedBench(faster_with_slots), trials=30)
     tried = [key(t.options) for t in tuning.trials]
     assert len(tried) == len(set(tried))
 
 
-async def test_what_is_really_faster_wins_and_the_gain_holds_the_truth(tmp_path: Path) -> None:
+async def test_what_is_really_faster_wins_and_the_gain_holds_the_truth() -> None:
     bench = SimulatedBench(faster_with_slots, noise=0.005, start_noise=0.003)
-    verdict = (await tune(tmp_path, bench)).judged()
+    verdict = (await tune(bench)).judged()
     assert verdict.proven
     assert slots(verdict.options) == 10
     assert verdict.gain is not None
@@ -68,8 +69,8 @@ async def test_what_is_really_faster_wins_and_the_gain_holds_the_truth(tmp_path:
     assert low <= 1500 / 1050 <= high
 
 
-async def test_the_finals_start_everyone_afresh_and_interleave(tmp_path: Path) -> None:
-    tuning = await tune(tmp_path, SimulatedBench(faster_with_slots))
+async def test_the_finals_start_everyone_afresh_and_interleave() -> None:
+    tuning = await tune(SimulatedBench(faster_with_slots))
     rounds = sorted({b.round for b in tuning.blocks})
     assert len(rounds) >= 3
     for number in rounds:
@@ -79,22 +80,22 @@ async def test_the_finals_start_everyone_afresh_and_interleave(tmp_path: Path) -
         assert sides != sorted(sides)
 
 
-async def test_when_nothing_beats_the_default_it_is_kept_and_said(tmp_path: Path) -> None:
+async def test_when_nothing_beats_the_default_it_is_kept_and_said() -> None:
     bench = SimulatedBench(lambda _: 1000.0, noise=0.01, start_noise=0.01, seed=3)
-    tuning = await tune(tmp_path, bench)
+    tuning = await tune(bench)
     verdict = tuning.judged()
     assert verdict.options == {}
     assert "default" in verdict.reason
     assert all(s.profile.options == {} for s in tuning.selected().values())
 
 
-async def test_a_trial_that_falls_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
+async def test_a_trial_that_falls_is_recorded_and_the_study_goes_on() -> None:
     def rate(options: Mapping[str, Scalar]) -> float:
         if slots(options) >= 8:
             raise fell("out_of_memory", "load")
         return faster_with_slots(options)
 
-    tuning = await tune(tmp_path, SimulatedBench(rate), trials=10)
+    tuning = await tune(SimulatedBench(rate), trials=10)
     fallen = [t for t in tuning.trials if t.state == "failed"]
     assert fallen
     assert {t.failure.kind for t in fallen if t.failure} == {"out_of_memory"}
@@ -102,7 +103,7 @@ async def test_a_trial_that_falls_is_recorded_and_the_study_goes_on(tmp_path: Pa
     assert 1 < slots(tuning.judged().options) < 8
 
 
-async def test_an_engine_that_dies_under_load_is_a_failed_trial(tmp_path: Path) -> None:
+async def test_an_engine_that_dies_under_load_is_a_failed_trial() -> None:
     bench = SimulatedBench(faster_with_slots)
 
     def die() -> None:
@@ -110,23 +111,23 @@ async def test_an_engine_that_dies_under_load_is_a_failed_trial(tmp_path: Path) 
             raise fell("crash", "run")
 
     bench.before_measuring = die
-    tuning = await tune(tmp_path, bench, trials=5)
+    tuning = await tune(bench, trials=5)
     assert [t.state for t in tuning.trials].count("failed") == 1
     assert bench.live == 0
 
 
-async def test_when_nothing_can_start_it_ends_with_the_first_reason(tmp_path: Path) -> None:
+async def test_when_nothing_can_start_it_ends_with_the_first_reason() -> None:
     def rate(options: Mapping[str, Scalar]) -> float:
         raise fell("crash", "import")
 
     bench = SimulatedBench(rate)
     with pytest.raises(EngineFailed, match="no configuration could be started"):
-        await tune(tmp_path, bench, trials=20)
+        await tune(bench, trials=20)
     assert len(bench.launched) == 5
 
 
 async def test_a_second_call_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    tuning = await tune(tmp_path, SimulatedBench(faster_with_slots), trials=4)
+    tuning = await tune(SimulatedBench(faster_with_slots), trials=4, path=tmp_path)
     first = {key(t.options) for t in tuning.trials}
     bench = SimulatedBench(faster_with_slots)
     about = subject()
@@ -138,9 +139,9 @@ async def test_a_second_call_goes_on_and_repeats_nothing(tmp_path: Path) -> None
     assert len(tuning.trials) == 9
 
 
-async def test_leaving_in_the_middle_keeps_what_was_finished(tmp_path: Path) -> None:
+async def test_leaving_in_the_middle_keeps_what_was_finished() -> None:
     about, bench = subject(), SimulatedBench(faster_with_slots)
-    with opened(tmp_path, about) as kept:
+    with opened(study.MEMORY, about) as kept:
         tuning = Tuning(kept, bench, about, MACHINE, Budget(8), bench.clock)
         events = tuning.run()
         for _ in range(3):
@@ -153,10 +154,10 @@ async def test_leaving_in_the_middle_keeps_what_was_finished(tmp_path: Path) -> 
     assert bench.live == 0
 
 
-async def test_the_budget_is_kept_with_the_finals_in_it(tmp_path: Path) -> None:
+async def test_the_budget_is_kept_with_the_finals_in_it() -> None:
     bench = SimulatedBench(faster_with_slots)
-    tuning = await tune(tmp_path, bench, trials=1000, seconds=90.0)
-    assert bench.clock.now <= 90
+    tuning = await tune(bench, trials=1000, seconds=60.0)
+    assert bench.clock.now <= 60
     assert tuning.blocks
     assert "budget" in tuning.stopped
 
@@ -167,11 +168,11 @@ async def test_two_tuners_do_not_share_a_study(tmp_path: Path) -> None:
         opened(tmp_path, about).__enter__()
 
 
-async def test_a_limit_that_the_fastest_breaks_makes_another_win(tmp_path: Path) -> None:
+async def test_a_limit_that_the_fastest_breaks_makes_another_win() -> None:
     from vllama.tuner import slo
 
     about = subject(Objective("latency", (slo.parse("tpot_p95=15ms"),)))
-    tuning = await tune(tmp_path, SimulatedBench(faster_with_slots), about)
+    tuning = await tune(SimulatedBench(faster_with_slots), about)
     states = {slots(t.options): t.state for t in tuning.trials}
     assert states[1] == "infeasible"
     assert states[10] == "complete"
@@ -180,8 +181,8 @@ async def test_a_limit_that_the_fastest_breaks_makes_another_win(tmp_path: Path)
     assert "cannot be used" in verdict.reason
 
 
-async def test_profiles_carry_what_they_promise_and_where_to_fall_back(tmp_path: Path) -> None:
-    tuning = await tune(tmp_path, SimulatedBench(faster_with_slots))
+async def test_profiles_carry_what_they_promise_and_where_to_fall_back() -> None:
+    tuning = await tune(SimulatedBench(faster_with_slots))
     selected = tuning.selected()
     assert set(selected) == {"best", "throughput", "latency", "balanced"}
     best = selected["best"].profile
@@ -195,7 +196,7 @@ async def test_profiles_carry_what_they_promise_and_where_to_fall_back(tmp_path:
 async def test_the_document_is_what_a_report_reads(tmp_path: Path) -> None:
     from vllama.results import report
 
-    tuning = await tune(tmp_path, SimulatedBench(faster_with_slots))
+    tuning = await tune(SimulatedBench(faster_with_slots))
     written = document.of(
         document.Outcome(
             tuning.subject, MACHINE, tuning.trials, tuning.blocks, tuning.judged(),
@@ -209,9 +210,9 @@ async def test_the_document_is_what_a_report_reads(tmp_path: Path) -> None:
     )
 
 
-async def test_every_event_is_a_trial_or_a_block_of_the_finals(tmp_path: Path) -> None:
+async def test_every_event_is_a_trial_or_a_block_of_the_finals() -> None:
     about, bench = subject(), SimulatedBench(faster_with_slots)
-    with opened(tmp_path, about, "random") as kept:
+    with opened(study.MEMORY, about, "random") as kept:
         tuning = Tuning(kept, bench, about, MACHINE, Budget(5), bench.clock)
         events = [e async for e in tuning.run()]
     assert [type(e) for e in events[:5]] == [Trial] * 5
@@ -219,9 +220,9 @@ async def test_every_event_is_a_trial_or_a_block_of_the_finals(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "random", "nsga2", "grid"])
-async def test_every_sampler_searches(tmp_path: Path, sampler: str) -> None:
+async def test_every_sampler_searches(sampler: str) -> None:
     about, bench = subject(), SimulatedBench(faster_with_slots)
-    with opened(tmp_path, about, sampler) as kept:
+    with opened(study.MEMORY, about, sampler) as kept:
         tuning = Tuning(kept, bench, about, MACHINE, Budget(12), bench.clock)
         events = [e async for e in tuning.run() if isinstance(e, Trial)]
     assert len({key(e.options) for e in events}) == 12

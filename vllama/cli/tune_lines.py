@@ -99,6 +99,8 @@ class Lines:
         """Default against best, and what was saved."""
         if interrupted:
             self.say("interrupted: what was finished is kept")
+        elif not self._in_finals:
+            self.say(f"search over: {outcome.stopped}")
         verdict = outcome.verdict
         self.say(f"result     {verdict.reason}")
         if verdict.gain is not None:
@@ -107,7 +109,9 @@ class Lines:
             options = outcome.selected[name].profile.options
             mine = {k: v for k, v in options.items() if outcome.subject.default.options.get(k) != v}
             self.say(f"profile    {name:<10} {in_words(mine)}  {path}")
-        self.say(f"It took {outcome.seconds:.0f} s and {len(outcome.trials)} trials.")
+        self.say(
+            f"It took {outcome.seconds:.0f} s this time; {len(outcome.trials)} trials in the study."
+        )
 
 
 def figures(measured: Mapping[str, Measurement]) -> str:

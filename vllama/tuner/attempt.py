@@ -1,5 +1,6 @@
 """One trial: start an engine, put the loads on it, say what came of it."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,11 +71,29 @@ async def _climb(
     measured: dict[str, Measurement] = {}
     for index, rung in enumerate(rungs):
         for workload in workloads:
-            measured[workload.name] = await session.measure(lasting(workload, rung.seconds))
+            measured[workload.name] = await bounded(session, lasting(workload, rung.seconds))
         pruned = doubt(measured) if index + 1 < len(rungs) else None
         if pruned:
             return measured, pruned
     return measured, None
+
+
+async def bounded(session: Session, load: Workload) -> Measurement:
+    """Measure, but not for ever: the window waits for the last request, however slow.
+
+    Raises:
+        EngineFailed: it took many times as long as the load lasts.
+    """
+    limit_s = 4 * (load.duration_s or 60.0) + 30
+    try:
+        return await asyncio.wait_for(session.measure(load), limit_s)
+    except TimeoutError as error:
+        raise EngineFailed(
+            f"{load.name} was not through after {limit_s:.0f} s",
+            "It is far too slow for this load, or it hangs.",
+            kind="timeout",
+            phase="run",
+        ) from error
 
 
 def judged(trial: Trial, subject: Subject, pruned: str | None = None) -> Trial:

@@ -7,7 +7,9 @@ from vllama.bench.workload import Workload
 from vllama.machine import Machine
 from vllama.tuner.attempt import Rung
 
-SEARCH_SHARE = 0.65
+SEARCH_SHARE = 0.5
+# Warming up, the first rung, and the last requests' way home.
+BESIDES = 1.8
 _LONGEST_S = 60.0
 
 
@@ -35,7 +37,7 @@ def of(
     if budget_s is not None:
         start_s = 1.0 if engine == "llamacpp" else 60.0
         affordable = (SEARCH_SHARE * budget_s / max(trials, 1) - start_s) / max(len(loads), 1)
-        base_s = min(_LONGEST_S, max(base_s / 2, min(affordable, 3 * base_s)))
+        base_s = min(_LONGEST_S, max(base_s / 2, min(affordable / BESIDES, 3 * base_s)))
     return Effort(_rungs(base_s), base_s)
 
 

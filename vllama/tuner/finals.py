@@ -5,7 +5,7 @@ starts differ (measured elsewhere: 19 % false alarms when they are taken for rep
 """
 
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
 from vllama.profile import Scalar
-from vllama.tuner.attempt import lasting
+from vllama.tuner.attempt import bounded, lasting
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial, key
 
@@ -52,36 +52,55 @@ class Block:
 
 
 def plan(
-    start_s: float, block_s: float, loads: int, left_s: float | None, side_by_side: bool
+    start_s: float,
+    block_s: float,
+    costs_s: Sequence[float],
+    left_s: float | None,
+    side_by_side: bool,
 ) -> Plan | None:
     """The best proof that can be afforded; None when two rounds do not fit in `left_s`.
 
-    Where starts are cheap: four rounds, which find 3 % with 95 % power. Where they cost a
-    minute each: three rounds of one contender.
+    `costs_s` is what one block over all loads really took on the default and on each
+    contender, best first. Where starts are cheap: four rounds, which find 3 % with 95 %
+    power. Where they cost a minute each: three rounds of one contender.
     """
     cheap = start_s <= block_s
     wanted = [(4, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 1)] if cheap else [(3, 2, 1), (2, 2, 1)]
-    if left_s is not None and left_s > 40 * (start_s + block_s * loads):
+    wanted.append((2, 1, 1))
+    if left_s is not None:
         wanted.insert(0, (4, 3, 4))
     for rounds, blocks, contenders in wanted:
-        needed = rounds * (contenders + 1) * (start_s + blocks * loads * block_s * 1.3)
+        sides = costs_s[: contenders + 1]
+        needed = rounds * sum(start_s + blocks * cost for cost in sides)
         if left_s is None or needed <= left_s:
             return Plan(rounds, blocks, block_s, contenders, side_by_side)
     return None
 
 
 async def run(
-    bench: Bench, subject: Subject, finalists: Sequence[Options], plan: Plan
+    bench: Bench,
+    subject: Subject,
+    finalists: Sequence[Options],
+    plan: Plan,
+    left_s: Callable[[], float] = lambda: math.inf,
 ) -> AsyncIterator[Block]:
-    """Measure the default and the finalists; the order turns round with every round."""
+    """Measure the default and the finalists; the order turns round with every round.
+
+    After two rounds, no further one is begun that `left_s` would not hold.
+    """
     everyone: list[Options] = [{}, *finalists]
     done: list[Block] = []
+    longest_s = 0.0
     for number in range(plan.rounds):
+        before_s = left_s()
+        if number >= 2 and longest_s > before_s:
+            return
         order = everyone if number % 2 == 0 else everyone[::-1]
         for group in [order] if plan.side_by_side else [[options] for options in order]:
             async for block in _together(bench, subject, group, plan, number):
                 done.append(block)
                 yield block
+        longest_s = max(longest_s, before_s - left_s()) if math.isfinite(before_s) else 0.0
         everyone = [{}, *_still_in(subject, done, everyone[1:])]
         if _settled(subject, done, everyone[1:]):
             return
@@ -145,7 +164,7 @@ async def _block(
         load = lasting(workload, plan.block_s).with_seed(_SEED + 100 * number + block)
         command = tuple(session.endpoint.command)
         try:
-            measured = await session.measure(load)
+            measured = await bounded(session, load)
         except EngineFailed as failed:
             yield Block(options, number, workload.name, None, failure=failed.message)
             return
@@ -153,15 +172,17 @@ async def _block(
         yield Block(options, number, workload.name, measured, start_s, command)
 
 
-def contenders(subject: Subject, trials: Sequence[Trial], count: int) -> list[Options]:
-    """The best `count` that are not the default; each needs to have been measured once."""
-    value = subject.objective.value
-    ranked = sorted(
+def ranked(subject: Subject, trials: Sequence[Trial]) -> list[Trial]:
+    """The complete trials that are not the default, best first, each configuration once."""
+    best = sorted(
         (t for t in trials if t.complete and t.options),
-        key=lambda t: value(t.measurements),
+        key=lambda t: subject.objective.value(t.measurements),
         reverse=True,
     )
-    return list({key(t.options): dict(t.options) for t in ranked}.values())[:count]
+    first: dict[str, Trial] = {}
+    for trial in best:
+        first.setdefault(key(trial.options), trial)
+    return list(first.values())
 
 
 def by_round(

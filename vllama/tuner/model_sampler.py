@@ -20,21 +20,13 @@ from vllama.tuner.gaussian import Array, Mask
 from vllama.tuner.objective import Objective
 from vllama.tuner.prior import Prior
 from vllama.tuner.space import Knob, Space
-from vllama.tuner.study import distribution, finished
+from vllama.tuner.study import Outlook, distribution, finished
 from vllama.tuner.trial import Trial, key
 
 MOST = 20_000
 DIVERSE = 2
 # Beyond the seeds, this many come straight from the prior before the process is believed.
 FIRST_FROM_PRIOR = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What the model thinks is left: as logs, so 0.01 is a gain of 1 %."""
-
-    expected_gain: float
-    possible_gain: float
 
 
 class ModelSampler(BaseSampler):

@@ -1,7 +1,8 @@
 """The search: ask, try, tell, until there is a reason to stop."""
 
+import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllama.bench.measurement import Measurement
@@ -13,14 +14,16 @@ from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial
 
 HOPELESS = 5
+# The search has converged when so many asks in a row promise less than so much.
+ASKS, WORTH = 3, 0.0005
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop: after so many trials in the study, or so many seconds from now."""
+    """When to stop: after so many trials in the study, or when `left_s` says so."""
 
     trials: int
-    seconds: float | None = None
+    left_s: Callable[[], float] = lambda: math.inf
 
 
 class Search:
@@ -48,8 +51,7 @@ class Search:
             EngineFailed: nothing can start, whatever the options: the first failure.
             EngineMissing: there is no engine.
         """
-        began = self._clock()
-        while not (reason := self._reason_to_stop(limits, self._clock() - began)):
+        while not (reason := self._reason_to_stop(limits)):
             ask = self._study.ask()
             if ask is None:
                 reason = "every combination was tried"
@@ -61,15 +63,25 @@ class Search:
             yield trial
         self.stopped = reason
 
-    def _reason_to_stop(self, limits: Limits, spent_s: float) -> str:
+    def _reason_to_stop(self, limits: Limits) -> str:
         done = self._study.trials()
         _give_up_if_hopeless(done)
         if len(done) >= limits.trials:
             return f"{limits.trials} trials were done"
-        if limits.seconds is not None and done:
-            typical = sorted(t.seconds for t in done)[len(done) // 2]
-            if spent_s + typical > limits.seconds:
-                return "the budget holds no further trial"
+        typical_s = sorted(t.seconds for t in done)[len(done) // 2] if done else 0.0
+        if typical_s > limits.left_s():
+            return "the budget holds no further trial beside the finals"
+        return self._nothing_left()
+
+    def _nothing_left(self) -> str:
+        """What the model of the search says, once it has been asked often enough."""
+        looks = self._study.outlooks[-ASKS:]
+        if len(looks) < ASKS:
+            return ""
+        if all(look.possible_gain < 0 for look in looks):
+            return "nothing that is left can be better than the best"
+        if all(look.expected_gain < WORTH for look in looks):
+            return f"no trial promises {WORTH:.1%} more, {ASKS} times in a row"
         return ""
 
     def _doubt(self) -> Doubt:
@@ -85,7 +97,7 @@ def doubt(subject: Subject, done: Sequence[Trial], margin: float = 0.1) -> Doubt
     def decide(measured: Mapping[str, Measurement]) -> str | None:
         if best is None or subject.objective.value(measured) > best - margin:
             return None
-        behind = 1 - 2.718281828 ** (subject.objective.value(measured) - best)
+        behind = 1 - math.exp(subject.objective.value(measured) - best)
         return f"{behind:.0%} behind the best after the first measurement"
 
     return decide

@@ -1,5 +1,6 @@
 """Tuning: the whole of it, from the first seed to the verdict, as a stream of what happened."""
 
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from vllama.tuner.study import Study
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial
 from vllama.tuner.verdict import Verdict
+
+# Where everything is slow, a few trials without proof are worth more than a proof of one.
+MOST_FOR_FINALS = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,34 +89,52 @@ class Tuning:
 
     def _limits(self) -> Limits:
         seconds = self._budget.seconds
-        return Limits(self._budget.trials, None if seconds is None else seconds - self._reserve())
+        if seconds is None:
+            return Limits(self._budget.trials)
+        return Limits(self._budget.trials, lambda: self._left_s() - self._reserve())
 
     def _reserve(self) -> float:
         """What the smallest finals need, so that the search leaves it."""
-        starts = [t.start_s for t in self.trials if t.start_s]
-        start_s = max(starts, default=1.0 if self.subject.default.engine == "llamacpp" else 60.0)
-        return 4 * (start_s + 2.6 * self._effort.block_s * len(self.subject.workloads))
+        sides = self._block_costs()[:2]
+        if len(sides) < 2:
+            usual_s = 1.0 if self.subject.default.engine == "llamacpp" else 60.0
+            return 4 * (usual_s + 2.6 * self._effort.block_s * len(self.subject.workloads))
+        needed = 2 * sum(self._start_s() + 2 * cost for cost in sides)
+        return min(needed, MOST_FOR_FINALS * (self._budget.seconds or needed))
+
+    def _block_costs(self) -> list[float]:
+        """Seconds that one block over all loads took: on the default, then on the best."""
+        whole = self._effort.block_s / sum(r.seconds for r in self._effort.rungs)
+        trials = self.trials
+        default = [t for t in trials if not t.options and t.measurements]
+        best = finals.ranked(self.subject, trials)
+        return [(t.seconds - t.start_s) * whole for t in [*default[:1], *best]]
+
+    def _start_s(self) -> float:
+        starts = sorted(t.start_s for t in self.trials if t.start_s)
+        return starts[len(starts) // 2] if starts else 0.0
+
+    def _left_s(self) -> float:
+        seconds = self._budget.seconds
+        return math.inf if seconds is None else seconds - self.spent_s
 
     async def _finals(self) -> AsyncIterator[Block]:
         plan = self._plan()
         if plan is None:
             return
-        finalists = finals.contenders(self.subject, self.trials, plan.contenders)
+        best = finals.ranked(self.subject, self.trials)[: plan.contenders]
+        finalists = [dict(t.options) for t in best]
         if finalists:
-            async for block in finals.run(self._bench, self.subject, finalists, plan):
+            async for block in finals.run(self._bench, self.subject, finalists, plan, self._left_s):
                 yield block
 
     def _plan(self) -> finals.Plan | None:
-        starts = sorted(t.start_s for t in self.trials if t.start_s)
-        if not starts:
+        costs = self._block_costs()
+        if not costs:
             return None
-        left = None if self._budget.seconds is None else self._budget.seconds - self.spent_s
+        left = None if self._budget.seconds is None else self._left_s()
         return finals.plan(
-            starts[len(starts) // 2],
-            self._effort.block_s,
-            len(self.subject.workloads),
-            left,
-            self._fit_side_by_side(),
+            self._start_s(), self._effort.block_s, costs, left, self._fit_side_by_side()
         )
 
     def _fit_side_by_side(self) -> bool:
