@@ -186,10 +186,11 @@ def kind(value: Any) -> str:
     """What Go's decoder calls a JSON value."""
     if isinstance(value, bool):
         return "bool"
-    for types, name in ((str, "string"), ((int, float), "number"), (list, "array")):
-        if isinstance(value, types):  # type: ignore[arg-type]
-            return name
-    return "object"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, int | float):
+        return "number"
+    return "array" if isinstance(value, list) else "object"
 
 
 def _mismatch(what: str, struct: str, path: str, go_type: str) -> str:
