@@ -157,6 +157,13 @@ async def test_a_seed_makes_answers_repeatable(ollama_like: House) -> None:
     assert len(texts) == 1
 
 
+async def test_a_penalty_may_look_back_over_the_whole_context(ollama_like: House) -> None:
+    for num_ctx in (None, 512):
+        options = {**FEW, "repeat_last_n": -1, "num_keep": -1, "num_ctx": num_ctx}
+        answer = await ask(ollama_like, "generate", model="m", prompt="x", options=options)
+        assert answer["eval_count"] == 5
+
+
 async def test_a_client_that_leaves_frees_the_engine(ollama_like: House) -> None:
     request = {"model": "m", "prompt": "go on", "options": {"num_predict": 3000}}
     async with (

@@ -21,6 +21,8 @@ VLLM_HOTTEST = 2.0
 _NARROWEST = 1e-6
 Prompt: TypeAlias = str | list[int] | list[str | list[int]]
 FORBIDDEN = -100
+# How far back a penalty looks that knows no limit; the engine sets aside room for as many.
+_MANY_TOKENS = 32_768
 ANY_OBJECT = {"type": "object"}
 
 
@@ -184,6 +186,8 @@ def _llama_sampling(ask: Ask) -> dict[str, Any]:
         "presence_penalty", "frequency_penalty",
     )  # fmt: skip
     body = {name: ask.options[name] for name in names}
+    if body["repeat_last_n"] < 0:  # the whole context, which llama.cpp no longer takes so
+        body["repeat_last_n"] = int(ask.options.get("num_ctx") or 0) or _MANY_TOKENS
     body["stop"] = list(ask.options["stop"])
     body["n_keep"] = ask.options["num_keep"]
     if ask.options["seed"] >= 0:
