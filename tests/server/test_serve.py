@@ -174,3 +174,15 @@ async def test_json_logs_are_one_object_a_line(toy: Path, settings: Settings) ->
         lines = [x for x in running.text.splitlines() if not x.startswith("vllama is ready")]
         assert lines
         assert all({"ts", "level", "message"} <= json.loads(line).keys() for line in lines)
+
+
+@pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_the_largest_body_is_told_on_the_command_line(
+    settings: Settings, more: tuple[str, ...]
+) -> None:
+    async with serving("--max-body", "1K", *more, settings=settings) as running:
+        async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
+            small = await client.post("/api/show", json={"model": "x" * 80})
+            large = await client.post("/api/show", json={"model": "x" * 1024})
+        assert small.status_code != 413
+        assert (large.status_code, large.json()) == (413, {"error": "http: request body too large"})

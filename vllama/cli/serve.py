@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllama.cli.sizes import size
 from vllama.errors import UsageError
 from vllama.settings import Address, Settings
 
@@ -51,6 +52,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--insecure", action="store_true", help="listen beyond this computer without a key"
     )
+    parser.add_argument(
+        "--max-body", type=size, metavar="SIZE",
+        help="largest request body (default: 256M); uploads of models have no limit",
+    )  # fmt: skip
     parser.add_argument("--json-logs", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--force", action="store_true", help="use a profile made for another machine"
@@ -137,7 +142,7 @@ async def _serve(
             server = Workers(args.workers, listener, told)
             serve = _with_workers(server, owner, settings)
         else:
-            app = create_app(pool, catalogue, settings, api_keys=keys)
+            app = create_app(pool, catalogue, settings, api_keys=keys, max_body_bytes=args.max_body)
             app.router.routes.extend(figures.routes(telemetry, pool))
             seen = Observed(
                 app, telemetry=telemetry, span=spans(settings.environment),
@@ -175,7 +180,8 @@ def _told(
     return {
         "served": catalogue.served, "attached": catalogue.attached, "keys": sorted(keys),
         "address": [settings.address.host, settings.address.port], "drain_s": args.drain,
-        "json_logs": args.json_logs, "level": logging.getLogger("vllama").level,
+        "max_body_bytes": args.max_body, "json_logs": args.json_logs,
+        "level": logging.getLogger("vllama").level,
     }  # fmt: skip
 
 

@@ -63,11 +63,11 @@ def create_app(
     settings: Settings,
     *,
     api_keys: Iterable[str] = frozenset(),
-    max_body_bytes: int = MAX_BODY_BYTES,
+    max_body_bytes: int | None = None,
 ) -> FastAPI:
     """The HTTP face of `pool`. It neither opens nor closes it."""
     app = FastAPI(title="vllama", version=__version__, redirect_slashes=False, docs_url="/docs")
-    service = Service(pool, Models(catalogue, settings), settings, max_body_bytes)
+    service = Service(pool, Models(catalogue, settings), settings, max_body_bytes or MAX_BODY_BYTES)
     for routes in ROUTES:
         app.include_router(routes.router(service))
     app.add_exception_handler(VllamaError, _told)

@@ -58,7 +58,9 @@ async def _serve(told: Letter) -> None:
     counts = figures.Telemetry()
     line = Line(*await asyncio.open_unix_connection(told["owner"], limit=LIMIT))
     pool = Borrowed(_Names(catalogue), line, counts)
-    app = create_app(pool, catalogue, settings, api_keys=told["keys"])
+    app = create_app(
+        pool, catalogue, settings, api_keys=told["keys"], max_body_bytes=told["max_body_bytes"]
+    )
     app.router.routes.extend(figures.routes(counts, pool, pool.figures))
     paths = [path for each in app.router.routes if (path := getattr(each, "path", ""))]
     seen = Observed(app, telemetry=counts, routes=paths, logs=told["json_logs"])
