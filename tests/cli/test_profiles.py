@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from vllama.cli import main
 from vllama.cli.profile_formats import FORMATS, command

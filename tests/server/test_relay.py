@@ -479,7 +479,7 @@ async def test_what_the_exchange_cannot_read_ends_the_stream_with_an_error(direc
 
     scope: Scope = {"type": "http", "method": "POST", "http_version": "1.1"}
     request = Request(scope)
-    await relay.answer(request, pool, Fussy(b"{}"))(scope, receive, send)  # type: ignore[arg-type]
+    await relay.answer(request, pool, Fussy(b"{}"))(scope, receive, send)
     body = b"".join(bytes(m.get("body", b"")) for m in sent)  # type: ignore[call-overload]
     assert b"could not be read" in body
     await pool.close()
@@ -510,7 +510,7 @@ async def test_connected_cancels_the_work_of_a_client_that_leaves() -> None:
     async def receive() -> dict[str, object]:
         return {"type": "http.disconnect"}
 
-    request = Request({"type": "http"}, receive)  # type: ignore[arg-type]
+    request = Request({"type": "http"}, receive)
     with pytest.raises(relay.ClientLeft):
         await relay.connected(request, work())
     assert cancelled.is_set()

@@ -43,7 +43,7 @@ def _parser() -> Any:
     """The parser of `vllm serve`, wherever this version keeps it."""
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+    class Parser(FlexibleArgumentParser):
         def error(self, message: str) -> None:  # type: ignore[override]
             raise Refused(message)
 

@@ -34,7 +34,7 @@ def _follow(scheduler: Any, seen: int) -> int:
     return changed
 
 
-class LiveScheduler(Scheduler):  # type: ignore[misc]
+class LiveScheduler(Scheduler):
     """The one that waits for each step, as on CPU."""
 
     vllama_seen = 0
@@ -45,7 +45,7 @@ class LiveScheduler(Scheduler):  # type: ignore[misc]
         return super().schedule(*args, **kwargs)
 
 
-class LiveAsyncScheduler(AsyncScheduler):  # type: ignore[misc]
+class LiveAsyncScheduler(AsyncScheduler):
     """The one that schedules a step while the one before still runs."""
 
     vllama_seen = 0
