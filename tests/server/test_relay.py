@@ -40,6 +40,7 @@ class Echo:
     media_type = "text/plain"
     keep_alive_s: float | None = None
     affinity = b""
+    has_enough = False
 
     def __init__(self, body: bytes) -> None:
         asked = json.loads(body)

@@ -105,6 +105,11 @@ def llama_body(ask: Ask, prompt: Prompt, room: int) -> dict[str, Any]:
     return {**body, **_llama_extra(ask)}
 
 
+def unsent_stops(ask: Ask, lease: Lease) -> tuple[str, ...]:
+    """The stop sequences that this engine is not told of, as it takes no more of them."""
+    return () if is_llamacpp(lease) else _stops(ask)[VLLM_STOPS:]
+
+
 def chat_messages(ask: Ask, thinking: str) -> list[dict[str, Any]]:
     """Ollama's messages as OpenAI's; `thinking` is what the engine calls that field."""
     found = []
@@ -153,10 +158,17 @@ def _terse(wanted: Any) -> dict[str, Any]:
     return {**schema, "x-guidance": {"whitespace_flexible": False}}
 
 
+def _stops(ask: Ask) -> tuple[str, ...]:
+    return tuple(each for each in ask.options["stop"] if each)
+
+
 def _common(ask: Ask, lease: Lease) -> dict[str, Any]:
     body: dict[str, Any] = {"stream": ask.stream}
     if ask.stream:
         body["stream_options"] = {"include_usage": True}
+        if is_vllm(lease) and unsent_stops(ask, lease):
+            # The answer may be cut short here, and its tokens are to be counted all the same.
+            body["stream_options"]["continuous_usage_stats"] = True
     if ask.choices > 1:
         body["n"] = ask.choices
     if is_llamacpp(lease):
@@ -203,9 +215,9 @@ def _openai_sampling(ask: Ask) -> dict[str, Any]:
         "presence_penalty": options["presence_penalty"],
         "frequency_penalty": options["frequency_penalty"],
     }
-    stop = [each for each in options["stop"] if each][:VLLM_STOPS]
+    stop = _stops(ask)[:VLLM_STOPS]
     if stop:
-        body["stop"] = stop
+        body["stop"] = list(stop)
     if options["seed"] >= 0:
         body["seed"] = options["seed"]
     return body

@@ -39,6 +39,7 @@ class Exchange(Protocol):
     `model` is the name to lease; `keep_alive_s` what the request says of it, if anything;
     `streams` whether the answer is a stream, of `media_type` with `headers`. `affinity` is the
     beginning of the prompt, in any form: equal ones are led to one replica, whose cache has it.
+    `has_enough` when whatever the engine still streams is not wanted: it may be stopped.
     """
 
     model: str
@@ -47,6 +48,9 @@ class Exchange(Protocol):
     media_type: str
     headers: Headers
     affinity: bytes
+
+    @property
+    def has_enough(self) -> bool: ...
 
     async def prepare(self, lease: Lease) -> None:
         """Ask the engine for what the call needs (`relay.fetch`), before each `call`.

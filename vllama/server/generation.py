@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from vllama.errors import EngineFailed, VllamaError
-from vllama.server import planning
+from vllama.server import dialects, planning
 from vllama.server.ask import Ask
 from vllama.server.exchange import Call, Reply
 from vllama.server.pieces import Piece, Tally
@@ -14,6 +14,7 @@ from vllama.server.refusal import Form, failed, of_engine, told
 from vllama.server.runner import Lease
 from vllama.server.splice import Splice
 from vllama.server.splitting import Splitter
+from vllama.server.stops import Stops
 from vllama.uplink import Headers
 
 _DONE = b"[DONE]"
@@ -57,6 +58,8 @@ class Generation:
         self._lease: Lease | None = None
         self._buffer = b""
         self._splitters: dict[int, Splitter] = {}
+        self._sequences: tuple[str, ...] = ()
+        self._stops: dict[int, Stops] = {}
         self._splice: Splice | None = None
         self._has_choices = ask.choices > 1 or bool(ask.batch)
         self._sent_ns = 0
@@ -73,13 +76,23 @@ class Generation:
         self._lease = lease
         self._plan = await planning.plan(self._ask, lease)
         self._buffer = b""
-        self._splitters = {}
+        self._splitters, self._stops = {}, {}
+        self._sequences = dialects.unsent_stops(self._ask, lease)
         voice, self._splice = self._voice, None
-        if voice.is_plain and self._plan.splitter is None and not self._has_choices:
+        is_read = self._plan.splitter is not None or self._sequences or self._has_choices
+        if voice.is_plain and not is_read:
             self._splice = Splice(lambda text: voice.piece(Piece(text)))
         self.headers = list(self._voice.headers)
         if self._plan.cut:
             self.headers.append((CUT, self._plan.cut.encode()))
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether every choice was cut here, and the engine has told what it cost so far."""
+        if not self._stops or not self._planned.reader.tally.prompt_tokens:
+            return False
+        choices = self._ask.choices * max(1, len(self._ask.batch))
+        return sum(stops.has_stopped for stops in self._stops.values()) == choices
 
     def call(self, lease: Lease) -> Call:
         """What `prepare` decided on."""
@@ -112,9 +125,11 @@ class Generation:
 
     def end(self) -> bytes:
         """What was held back, and the last words."""
-        rest = self.feed(b"\n\n") if self._buffer.strip() else b""
-        reader = self._planned.reader
-        held = list(reader.finished())
+        rest = self.feed(b"\n\n") if self._buffer.strip() and not self.has_enough else b""
+        held: list[Piece] = []
+        for choice, stops in self._stops.items():
+            held += self._split(Piece(stops.flush(), choice=choice))
+        held += (each for each in self._planned.reader.finished() if not self._is_cut(each))
         for splitter in self._splitters.values():
             held += splitter.flush()
         told_rest = b"".join(self._voice.piece(piece) for piece in held if piece)
@@ -127,10 +142,10 @@ class Generation:
     def whole(self, reply: Reply) -> Reply:
         """The engine's whole answer in this API's words."""
         self._first_ns = now_ns()
-        pieces = self._planned.reader.whole(reply.body)
+        pieces = [self._cut(piece) for piece in self._planned.reader.whole(reply.body)]
         made = self._planned.splitter
         if made is not None:
-            pieces = [_split(piece, made()) for piece in pieces]
+            pieces = [_taken_apart(piece, made()) for piece in pieces]
         answer = self._voice.whole(pieces or [Piece()], self._tally())
         extra = [pair for pair in self.headers if pair[0] == CUT]
         return Reply(answer.status, answer.body, [*answer.headers, *extra])
@@ -166,23 +181,50 @@ class Generation:
             value = b'{"error":%b}' % value
         elif name != b"data":
             return
-        planned = self._planned
-        for piece in planned.reader.event(value):
-            if planned.splitter is None or not piece.text:
+        for piece in self._planned.reader.event(value):
+            if self._sequences:
+                if self._is_cut(piece):
+                    continue
+                piece.text = self._stops_of(piece.choice).feed(piece.text)
+            yield from self._split(piece)
+
+    def _split(self, piece: Piece) -> Iterator[Piece]:
+        """A piece as it is, or its text taken apart where the engine has not done so."""
+        made = self._planned.splitter
+        if made is None or not piece.text:
+            if piece:
                 yield piece
-                continue
-            splitter = self._splitters.get(piece.choice)
-            if splitter is None:
-                splitter = self._splitters[piece.choice] = planned.splitter()
-            logprobs = piece.logprobs
-            for part in splitter.feed(piece.text):
-                part.choice = piece.choice
-                part.logprobs, logprobs = logprobs, []
-                yield part
+            return
+        splitter = self._splitters.get(piece.choice)
+        if splitter is None:
+            splitter = self._splitters[piece.choice] = made()
+        logprobs = piece.logprobs
+        for part in splitter.feed(piece.text):
+            part.choice = piece.choice
+            part.logprobs, logprobs = logprobs, []
+            yield part
+
+    def _cut(self, piece: Piece) -> Piece:
+        """A whole choice up to the first stop sequence that the engine was not told of."""
+        if self._sequences:
+            stops = self._stops_of(piece.choice)
+            piece.text = stops.feed(piece.text) + stops.flush()
+            if stops.has_stopped:
+                piece.calls = []
+        return piece
+
+    def _stops_of(self, choice: int) -> Stops:
+        if choice not in self._stops:
+            self._stops[choice] = Stops(self._sequences)
+        return self._stops[choice]
+
+    def _is_cut(self, piece: Piece) -> bool:
+        return piece.choice in self._stops and self._stops[piece.choice].has_stopped
 
     def _tally(self) -> Tally:
         """The engine's own figures, and our clock's where it has none."""
         tally = self._planned.reader.tally
+        tally.finish |= {n: "stop" for n, stops in self._stops.items() if stops.has_stopped}
         now = now_ns()
         tally.total_ns = now - self._began_ns
         tally.load_ns = max(1, int(self._lease.waited_s * 1e9)) if self._lease else 1
@@ -200,7 +242,7 @@ def _is_text(piece: Piece) -> bool:
     return not (piece.choice or piece.thinking or piece.calls or piece.logprobs)
 
 
-def _split(piece: Piece, splitter: Splitter) -> Piece:
+def _taken_apart(piece: Piece, splitter: Splitter) -> Piece:
     found = Piece(choice=piece.choice, calls=piece.calls, logprobs=piece.logprobs)
     found.thinking = piece.thinking
     for part in (*splitter.feed(piece.text), *splitter.flush()):

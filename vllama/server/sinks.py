@@ -93,9 +93,15 @@ class Stream:
         except Exception as error:  # a sink must not raise into the connection
             self._fail(error)
             return
-        if not out:
-            return
-        self._trace.read()
+        if out:
+            self._trace.read()
+            self._hand_over(out)
+        if self._exchange.has_enough:
+            if self.link is not None:
+                self.link.abort()
+            self.on_end(None)
+
+    def _hand_over(self, out: bytes) -> None:
         down = self._down
         if down is not None:
             down.write_chunk(out)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from vllama.server.pieces import Piece
+from vllama.server.stops import overlap
 
 OPEN, CLOSE = "<think>", "</think>"
 _LETTERS = string.ascii_lowercase + string.digits
@@ -68,7 +69,7 @@ class Splitter:
             self._stage = self._between
             before = before.rstrip()
         else:
-            keep = _overlap(before, CLOSE)
+            keep = overlap(before, CLOSE)
             before, self._held = before[: len(before) - keep], before[len(before) - keep :]
         if before:
             yield Piece(thinking=before)
@@ -91,7 +92,7 @@ class Splitter:
             self._stage = self._call
             before = before.rstrip()
         else:
-            keep = _overlap(before, self._tag)
+            keep = overlap(before, self._tag)
             before, self._held = before[: len(before) - keep], before[len(before) - keep :]
         if before:
             yield Piece(before)
@@ -177,14 +178,6 @@ def opens_thinking(prompt: str) -> bool:
 def names_of(tools: Sequence[Mapping[str, Any]]) -> list[str]:
     """The tools' names."""
     return [str((tool.get("function") or {}).get("name", "")) for tool in tools]
-
-
-def _overlap(text: str, tag: str) -> int:
-    """How much of the end of `text` may be the beginning of `tag`."""
-    for size in range(min(len(text), len(tag) - 1), 0, -1):
-        if tag.startswith(text[-size:]):
-            return size
-    return 0
 
 
 def _first_json(text: str) -> tuple[Any, str] | None:
