@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any, TypeAlias
 
+from vllama.server import tool_choice
 from vllama.server.ask import Ask
 from vllama.server.engine_calls import is_llamacpp, is_vllm
 from vllama.server.runner import Lease
@@ -35,9 +36,7 @@ def chat_body(ask: Ask, lease: Lease, window: int) -> dict[str, Any]:
         **_common(ask, lease),
     }
     if ask.tools:
-        body["tools"] = [dict(tool) for tool in ask.tools]
-        if ask.tool_choice is not None:
-            body["tool_choice"] = ask.tool_choice
+        body |= _tools(ask, lease)
     if ask.think is not None and (ask.card is None or "thinking" in ask.card.capabilities):
         body["chat_template_kwargs"] = {"enable_thinking": bool(ask.think)}
         if isinstance(ask.think, str):
@@ -132,6 +131,16 @@ def chat_messages(ask: Ask, thinking: str) -> list[dict[str, Any]]:
                 each["name"] = message["tool_name"]
         found.append(each)
     return found
+
+
+def _tools(ask: Ask, lease: Lease) -> dict[str, Any]:
+    tools, choice = ask.tools, ask.tool_choice
+    if is_llamacpp(lease) and isinstance(choice, dict):
+        # It knows no choice by name: the only tool there is comes to the same.
+        only = tool_choice.named(ask)
+        tools, choice = only or tools, tool_choice.REQUIRED if only else None
+    body: dict[str, Any] = {"tools": [dict(tool) for tool in tools]}
+    return body if choice is None else {**body, "tool_choice": choice}
 
 
 def _call(call: dict[str, Any], position: int) -> dict[str, Any]:

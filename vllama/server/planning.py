@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vllama.server import dialects, engine_calls, prompts
+from vllama.server import dialects, engine_calls, prompts, tool_choice
 from vllama.server.ask import Ask, Message
 from vllama.server.exchange import Call
 from vllama.server.reading import LlamaReader, OpenAIReader, Reader
 from vllama.server.refusal import TOO_LONG, Refusal
 from vllama.server.runner import Lease
-from vllama.server.splitting import Splitter, names_of, opens_thinking, tag_of
+from vllama.server.splitting import BARE, Splitter, names_of, opens_thinking, tag_of
 
 log = logging.getLogger(__name__)
 # What a template adds around a message, at most, in tokens.
@@ -49,6 +49,7 @@ async def plan(ask: Ask, lease: Lease) -> Planned:
         body = dialects.chat_body(ask, lease, most)
         call = engine_calls.post("/v1/chat/completions", body)
         return Planned(call, OpenAIReader(ask.top_logprobs), cut=cut)
+    ask = tool_choice.heeded(ask)
     if ask.batch:
         return _batched(ask, lease, most)
     text = prompts.text(ask)
@@ -87,6 +88,8 @@ def _splitter(ask: Ask, text: str) -> Callable[[], Splitter] | None:
     card = ask.card
     thinks = card is not None and "thinking" in card.capabilities and ask.think is not False
     tag = tag_of(card.template if card is not None else "") if ask.tools else ""
+    if ask.tools and ask.tool_choice == tool_choice.REQUIRED:
+        tag = BARE
     if not thinks and not tag:
         return None
     inside = thinks and opens_thinking(text)

@@ -16,7 +16,8 @@ from vllama.server.stops import overlap
 OPEN, CLOSE = "<think>", "</think>"
 _LETTERS = string.ascii_lowercase + string.digits
 _TAGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<function_call>", "<|tool_call|>")
-_PLAIN = "{"
+# A call that begins with no tag.
+BARE = "{"
 
 
 class Splitter:
@@ -81,7 +82,7 @@ class Splitter:
         yield from ()
 
     def _content(self) -> Iterator[Piece]:
-        if self._tag == _PLAIN:
+        if self._tag == BARE:
             yield from self._maybe_plain()
             return
         before, found, after = (
@@ -100,7 +101,7 @@ class Splitter:
     def _maybe_plain(self) -> Iterator[Piece]:
         """A call without a tag can only be the very beginning."""
         body = self._held.lstrip()
-        if self._is_blank and body.startswith(_PLAIN):
+        if self._is_blank and body.startswith(BARE):
             self._stage = self._call
         elif body or not self._is_blank:
             self._is_blank = False
@@ -115,7 +116,7 @@ class Splitter:
         value, rest = parsed
         calls = self._calls(value)
         if not calls:
-            text = self._held if self._tag == _PLAIN else self._tag + self._held
+            text = self._held if self._tag == BARE else self._tag + self._held
             self._tag, self._held = "", ""
             self._stage = self._content
             yield Piece(text)
@@ -167,7 +168,7 @@ def tag_of(template: str) -> str:
     for tag in _TAGS:
         if tag in template:
             return tag
-    return _PLAIN
+    return BARE
 
 
 def opens_thinking(prompt: str) -> bool:
