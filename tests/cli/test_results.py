@@ -16,6 +16,7 @@ from tests.cli.test_main import vllama
 from tests.results import documents
 from tests.results.test_ledger import FAILED, MEASURED
 from tests.results.test_trend import course
+from vllama.profile import Profile
 from vllama.results.ledger import Ledger
 from vllama.results.record import Record
 
@@ -161,3 +162,23 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path: Path) -> None:
     named = vllama("report", "nosuch", home=tmp_path)
     assert named.returncode == 2
     assert "nosuch" in named.stderr
+
+
+def test_a_bench_is_kept_in_the_home_and_in_a_repository_where_asked(
+    tmp_path: Path, toy: Path
+) -> None:
+    profile = Profile("mine", "simulator", str(toy), {"time_scale": 0.2})
+    (tmp_path / "mine.json").write_text(json.dumps(profile.to_json()))
+    repository = tmp_path / "results"
+    done = vllama(
+        "bench", str(toy), "--profile", str(tmp_path / "mine.json"), "--workload", "concurrent-5",
+        "--requests", "15", "--record", str(repository), home=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path,) = repository.glob("*/*.jsonl")
+    assert path.name == f"{toy.name}.jsonl"
+    kept = list(Ledger(path).read())
+    assert kept == list(Ledger(tmp_path / "ledger.jsonl").read())
+    assert {r.machine for r in kept} == {path.parent.name}
+    assert all(r.profile == profile and r.engine == "simulator" for r in kept)
+    assert sum(r.measurement.completed for r in kept if r.measurement) == 15

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllama.cli import INTERRUPTED, baseline
+from vllama.cli import INTERRUPTED, baseline, keeping
 from vllama.errors import UsageError, VllamaError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE", help="write what a later --baseline reads")
     add("--json", action="store_true", help="one JSON document on stdout")
     baseline.arguments(parser)
+    keeping.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -129,6 +130,7 @@ def _report(
         if outcome.failure:
             raise outcome.failure
         return INTERRUPTED
+    _keep(plan, outcome, args)
     found = verdicts.results(outcome.blocks)
     judged = [v for pair in plan.pairs for v in verdicts.verdicts(found, *pair)]
     document = bench_document.document(plan, outcome.contest, found, judged)
@@ -162,6 +164,17 @@ def _beside_ollama(document: dict[str, Any], judged: Sequence[Verdict]) -> dict[
         if t["name"] in bench_ollama.SIDES
     }
     return {"aims": [a.to_json() for a in bench_ollama.aims(judged)], "unlike": unlike}
+
+
+def _keep(plan: Plan, outcome: _Outcome, args: argparse.Namespace) -> None:
+    from vllama.cli import bench_records
+    from vllama.settings import Settings
+
+    times = (outcome.started_at, outcome.ended_at)
+    records = bench_records.of_blocks(
+        outcome.blocks, outcome.contest, plan.machine.fingerprint, times
+    )
+    keeping.Keeper(Settings.from_environment().home, args.record).keep(records)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -1,8 +1,6 @@
 """The JSON of `vllama bench`."""
 
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from vllama import __version__
@@ -10,6 +8,7 @@ from vllama.bench.contest import Contest, Target
 from vllama.bench.verdicts import Result, Verdict
 from vllama.cli.bench_ollama import SIDES
 from vllama.cli.bench_plan import Plan
+from vllama.cli.keeping import commit
 from vllama.tuner.document import machine
 
 FORMAT = 1
@@ -24,7 +23,7 @@ def document(
         "machine": machine(plan.machine),
         "model": _model(plan, contest),
         "vllama_version": __version__,
-        "git_commit": _commit(),
+        "git_commit": commit(),
         "seed": plan.seed,
         "turns": "blocks" if contest.together else "starts",
         "targets": [_target(t, contest, plan.weights) for t in contest.targets],
@@ -57,14 +56,3 @@ def _target(target: Target, contest: Contest, weights: str) -> dict[str, Any]:
         "start_s": endpoint.start_s if endpoint else None,
         "facts": dict(endpoint.facts) if endpoint else {},
     }
-
-
-def _commit() -> str | None:
-    """The commit of the project being measured, where this is run inside one."""
-    try:
-        told = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, cwd=Path.cwd()
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return told.stdout.strip() or None

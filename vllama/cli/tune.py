@@ -12,7 +12,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vllama.cli import INTERRUPTED
+from vllama.cli import INTERRUPTED, keeping
 from vllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dummy-weights", action="store_true", help="random weights: no download, vLLM only")
     add("--dry-run", action="store_true", help="say what would be tried, start nothing")
     add("--json", action="store_true", help="one JSON document on stdout")
+    keeping.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -162,10 +163,9 @@ def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
 async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: Any) -> None:
     """Write down and tell what happens, as it happens."""
     from vllama.cli import tune_records
-    from vllama.results.ledger import Ledger
     from vllama.tuner.trial import Trial
 
-    ledger = Ledger(plan.settings.home / "ledger.jsonl")
+    keeper = keeping.Keeper(plan.settings.home, args.record)
     # A polite request to end is a Ctrl-C by another name: engines are stopped, the best kept.
     me = asyncio.current_task()
     assert me is not None
@@ -179,8 +179,7 @@ async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: An
             else:
                 say.block(event, tuning)
                 records = tune_records.of_block(event, plan.subject, args.seed)
-            for record in records:
-                ledger.append(record)
+            keeper.keep(records)
 
 
 def _keep(tuning: Tuning, plan: _Plan, args: argparse.Namespace) -> Outcome:
