@@ -1,11 +1,12 @@
 """What every route works with, and how it reads a request and writes a reply."""
 
+import asyncio
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vllama.server import refusal
+from vllama.server import packed, refusal
 from vllama.server.exchange import Reply
 from vllama.server.models import Models
 from vllama.server.pool import Pool
@@ -26,21 +27,24 @@ class Service:
     max_body_bytes: int = MAX_BODY_BYTES
 
     async def body(self, request: Request) -> bytes:
-        """The whole body.
+        """The whole body, unpacked.
 
         Raises:
-            Refusal: it is larger than allowed.
+            Refusal: it is larger than allowed, packed or not, or cannot be unpacked.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self.max_body_bytes:
-            raise Refusal(413, "http: request body too large", early=True)
+            raise Refusal(413, packed.TOO_LARGE, early=True)
         pieces, size = [], 0
         async for piece in request.stream():
             size += len(piece)
             if size > self.max_body_bytes:
-                raise Refusal(413, "http: request body too large", early=True)
+                raise Refusal(413, packed.TOO_LARGE, early=True)
             pieces.append(piece)
-        return b"".join(pieces)
+        body = b"".join(pieces)
+        if packed.is_packed(request):
+            return await asyncio.to_thread(packed.unpacked, body, self.max_body_bytes)
+        return body
 
 
 def form_of(path: str) -> Form:
