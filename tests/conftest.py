@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,12 @@ from vllama.store import names
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".cache"
 REAL = ("vllm", "llamacpp")
+
+
+def pytest_configure() -> None:
+    """Let children hear Ctrl-C also where this was started in the background of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", name="toy")
