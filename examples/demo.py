@@ -81,7 +81,7 @@ def chat(host: str, port: int) -> None:
     request = {
         "model": "toy",
         "messages": [{"role": "user", "content": "Why is the sky blue?"}],
-        "options": {"num_predict": 32, "temperature": 0},
+        "options": {"num_predict": 32, "temperature": 0.7, "seed": 7},
     }
     print(f"$ curl http://{host}:{port}/api/chat -d '{json.dumps(request)}'")
     connection = http.client.HTTPConnection(host, port, timeout=300)
