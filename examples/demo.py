@@ -81,7 +81,8 @@ def chat(host: str, port: int) -> None:
     request = {
         "model": "toy",
         "messages": [{"role": "user", "content": "Why is the sky blue?"}],
-        "options": {"num_predict": 32, "temperature": 0.7, "seed": 7},
+        # Random weights repeat their last token for ever unless that costs them a lot.
+        "options": {"num_predict": 32, "temperature": 0, "repeat_penalty": 10},
     }
     print(f"$ curl http://{host}:{port}/api/chat -d '{json.dumps(request)}'")
     connection = http.client.HTTPConnection(host, port, timeout=300)
