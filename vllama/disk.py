@@ -1,7 +1,8 @@
 """Writing files so that a kill or a full disk leaves the old one whole."""
 
+import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from vllama.errors import StorageError
@@ -14,21 +15,19 @@ def write_whole(path: Path, data: str | bytes) -> None:
         StorageError: the disk is full or the folder cannot be written; `path` is as it was.
     """
     raw = data.encode() if isinstance(data, str) else data
-    beside: str | None = None
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with beside.open("xb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).replace(path)
-        beside = None
+        beside.replace(path)
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
             "Free some space or choose another home with VLLAMA_HOME.",
         ) from error
     finally:
-        if beside is not None:
-            Path(beside).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
