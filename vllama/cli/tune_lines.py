@@ -109,9 +109,14 @@ class Lines:
             options = outcome.selected[name].profile.options
             mine = {k: v for k, v in options.items() if outcome.subject.default.options.get(k) != v}
             self.say(f"profile    {name:<10} {in_words(mine)}  {path}")
-        self.say(
-            f"It took {outcome.seconds:.0f} s this time; {len(outcome.trials)} trials in the study."
-        )
+        count, starting_s = len(outcome.trials), sum(t.start_s for t in outcome.trials)
+        self.say(f"It took {outcome.seconds:.0f} s this time; {count} trials in the study.")
+        if starting_s:
+            mean_s = starting_s / count
+            rate = 3600 / mean_s
+            self.say(
+                f"A start took {mean_s:.1f} s, which is {rate:.0f} starts an hour without load."
+            )
 
 
 def figures(measured: Mapping[str, Measurement]) -> str:
