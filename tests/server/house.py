@@ -128,6 +128,16 @@ async def serving(
     pool = Pool(choose, max_loaded=8)
     attached = kwargs.pop("attached", None)
     app = create_app(pool, Catalogue(served, attached), settings, **kwargs)
+    try:
+        async with listening(app) as url:
+            yield House(url, pool)
+    finally:
+        await pool.close()
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    """The URL of an application that listens on a free port of loopback."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -138,8 +148,7 @@ async def serving(
         await asyncio.sleep(0)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield House(f"http://127.0.0.1:{port}", pool)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         await task
-        await pool.close()
