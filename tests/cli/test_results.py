@@ -62,6 +62,16 @@ def test_export_writes_one_row_a_record(home: Path, tmp_path: Path) -> None:
     assert vllama("results", "export", home=home).returncode == 2
 
 
+def test_export_to_parquet_comes_back_as_it_was(home: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    target = tmp_path / "all.parquet"
+    assert vllama("results", "export", "--parquet", str(target), home=home).returncode == 0
+    table = pd.read_parquet(target)
+    assert list(table["kind"]) == ["measurement", "trial"]
+    assert table["measurement.output_tokens_per_s"][0] == 83.9
+
+
 def test_prune_drops_what_is_old_and_keeps_what_it_cannot_read(home: Path) -> None:
     ledger = Ledger(home / "ledger.jsonl")
     with ledger.path.open("a") as file:
