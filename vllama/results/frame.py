@@ -54,7 +54,9 @@ def _save(table: pd.DataFrame, path: Path, kind: str) -> int:
         else:
             table.to_parquet(path, index=False)
     except ImportError as error:
-        raise UsageError("Parquet needs pyarrow", "pip install 'vllama[parquet]', or export CSV.") from error
+        raise UsageError(
+            "Parquet needs pyarrow", "pip install 'vllama[parquet]', or export CSV."
+        ) from error
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     return len(table)
