@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vllama import machine, store, toy
+from vllama import hardware, store, toy
 from vllama.bench import verdicts, workloads
 from vllama.bench.contest import Contest, Target
 from vllama.cli.baseline import REGRESSION
@@ -100,7 +100,7 @@ def main() -> int:
     settings = Settings.from_environment()
     if not MODEL.exists():
         toy.make(MODEL)
-    here = machine.detect()
+    here = hardware.detect()
     found = asyncio.run(_measure(args.engine, here, settings))
     path = ROOT / "results" / here.fingerprint / f"serving-{args.engine}.json"
     if args.update or not path.exists():
