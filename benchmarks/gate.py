@@ -31,7 +31,7 @@ from vllama.errors import EngineFailed
 from vllama.machine import Machine
 from vllama.model import Model
 from vllama.profile import Profile
-from vllama.results import junit, regression
+from vllama.results import metrics, regression
 from vllama.settings import Settings
 from vllama.shelf import Shelf
 
@@ -109,7 +109,12 @@ def main() -> int:
         return 0
     gate = regression.gate(json.loads(path.read_text()), found, max_regression=ALLOWED)
     for check in gate.checks:
-        print(f"{check.verdict:<10} {check.workload}: {junit.sentence(check)}")
+        change = f"{check.baseline:.3f} before, {check.candidate:.3f} now"
+        worse = f"{metrics.ratio(check.worse)} as bad"
+        if check.worse_ci90:
+            worse += " (90 % {:.3f} to {:.3f})".format(*check.worse_ci90)
+        label = metrics.label(check.metric)
+        print(f"{check.verdict:<10} {check.workload} {label}: {change}, {worse}")
     print(f"{gate.verdict}: figures are {SUBJECT}'s divided by the {REFERENCE}'s in the same run")
     return REGRESSION if gate.verdict == "regression" else 0
 
