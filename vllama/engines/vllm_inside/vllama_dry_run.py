@@ -44,7 +44,7 @@ def _parser() -> Any:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):
-        def error(self, message: str) -> None:  # type: ignore[override]
+        def error(self, message: str) -> None:
             raise Refused(message)
 
     for place in ("launchers", "openai", "common"):
@@ -52,10 +52,10 @@ def _parser() -> Any:
             module = __import__(f"vllm.entrypoints.{place}.cli_args", fromlist=["make_arg_parser"])
         except ImportError:
             continue
-        return module.make_arg_parser(Parser())  # type: ignore[no-untyped-call]
+        return module.make_arg_parser(Parser())
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    return AsyncEngineArgs.add_cli_args(Parser())  # type: ignore[no-untyped-call]
+    return AsyncEngineArgs.add_cli_args(Parser())
 
 
 def _configure(parser: Any, arguments: list[str]) -> Any:

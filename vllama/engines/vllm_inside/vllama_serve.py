@@ -32,12 +32,12 @@ def _fork_engine_core() -> None:
     try:
         from vllm.v1.engine import utils
 
-        utils.get_mp_context  # type: ignore[attr-defined] # noqa: B018
+        utils.get_mp_context  # noqa: B018
     except (ImportError, AttributeError):
         return
     import multiprocessing
 
-    utils.get_mp_context = lambda: multiprocessing.get_context("fork")  # type: ignore[attr-defined]
+    utils.get_mp_context = lambda: multiprocessing.get_context("fork")
     # A signal to the engine core must not wake the server's event loop, whose pipe it shares.
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
@@ -51,4 +51,4 @@ if __name__ == "__main__":
     if os.environ.get("VLLAMA_FORK_ENGINE_CORE") == "1":
         _fork_engine_core()
     sys.argv[0] = "vllm"
-    main()  # type: ignore[no-untyped-call]
+    main()
