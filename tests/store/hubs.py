@@ -25,6 +25,10 @@ class Hub:
     codes: list[int] = field(default_factory=list)
     cut_after: list[int] = field(default_factory=list)
     slow: threading.Event | None = None
+    # Answers of one file alone, each used up as it happens; the names of files with wrong bytes.
+    file_codes: dict[str, list[int]] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    commit: str = COMMIT
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
 
@@ -74,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         match = info or file
         if match is None or match[1] not in self.hub.repositories:
             return self._error(401, "RepoNotFound")
-        if match[2] not in (None, "main", COMMIT):
+        if match[2] not in (None, "main", self.hub.commit):
             return self._error(404, "RevisionNotFound")
         wanted = self.hub.token
         is_known = not wanted or self.headers.get("Authorization") == f"Bearer {wanted}"
@@ -82,12 +86,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(403, "GatedRepo")
         files = self.hub.repositories[match[1]]
         if info:
-            listed = [{"rfilename": f, "size": len(d)} for f, d in files.items()]
-            return self._json(200, {"id": info[1], "sha": COMMIT, "siblings": listed})
+            listed = [_listed(name, data) for name, data in files.items()]
+            return self._json(200, {"id": info[1], "sha": self.hub.commit, "siblings": listed})
         assert file is not None
         if file[3] not in files:
             return self._error(404, "EntryNotFound")
-        return self._file(files[file[3]])
+        if self.command == "GET" and self.hub.file_codes.get(file[3]):
+            return self._json(self.hub.file_codes[file[3]].pop(0), {}, {"Retry-After": "0"})
+        return self._file(files[file[3]], is_wrong=file[3] in self.hub.changed)
 
     def do_POST(self) -> None:
         self.hub.asked.append((self.command, self.path, ""))
@@ -147,18 +153,22 @@ class _Handler(BaseHTTPRequestHandler):
             return whole
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _file(self, data: bytes) -> None:
+    def _file(self, data: bytes, is_wrong: bool) -> None:
         etag = hashlib.sha256(data).hexdigest()
+        data = bytes(len(data)) if is_wrong else data
         whole, code = len(data), 200
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
-            data, code = data[int(asked[1]) :], 206
+            end = int(asked[2]) + 1 if asked[2] else whole
+            data, code = data[int(asked[1]) : end], 206
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self.hub.commit)
         if asked:
-            self.send_header("Content-Range", f"bytes {asked[1]}-{whole - 1}/{whole}")
+            self.send_header(
+                "Content-Range", f"bytes {asked[1]}-{int(asked[1]) + len(data) - 1}/{whole}"
+            )
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -167,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.close_connection = True
             self.connection.close()
-        elif self.hub.slow is not None and len(data) > 1 << 20:
+        elif self.hub.slow is not None and len(data) > 500_000:
             half = len(data) // 2
             self.wfile.write(data[:half])
             self.wfile.flush()
@@ -189,3 +199,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(raw)
+
+
+def _listed(name: str, data: bytes) -> dict[str, Any]:
+    """A file as the hub tells of it; large ones come with their digest."""
+    told: dict[str, Any] = {"rfilename": name, "size": len(data)}
+    if len(data) > 1 << 20:
+        digest = hashlib.sha256(data).hexdigest()
+        told["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 100}
+    return told

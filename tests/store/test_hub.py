@@ -16,6 +16,9 @@ from vllama.errors import ModelBroken, ModelNotFound, StorageError
 from vllama.settings import Settings
 from vllama.store import catalogue, changes, transfers
 from vllama.store.errors import TransferFailed
+from vllama.store.registry import Limits
+
+SMALL = Limits(part_bytes=1_000_000, parts=1000, streams=4, stall_s=5, tries=3, wait_s=0.001)
 
 
 @pytest.fixture
@@ -158,6 +161,91 @@ async def test_a_cut_connection_is_taken_up_again(
     await pulled(repository, online)
     assert store.resolve(repository, online).safetensors is not None
     assert any(asked.startswith("bytes=") for _, _, asked in hub.asked)
+
+
+async def test_the_parts_of_a_large_file_are_fetched_side_by_side(
+    repository: str, hub: Hub, online: Settings, toy: Path
+) -> None:
+    await pulled(repository, online, limits=SMALL)
+    size = (toy / "model.safetensors").stat().st_size
+    starts = {int(r[6:].partition("-")[0]) for _, p, r in hub.asked if r and "model.safe" in p}
+    assert starts == set(range(0, size, 1_000_000))
+
+
+async def test_a_connection_that_brings_nothing_is_given_up_and_taken_up_again(
+    repository: str, hub: Hub, online: Settings
+) -> None:
+    hub.slow = threading.Event()
+    statuses = transfers.pull(repository, online, limits=replace(SMALL, stall_s=0.2, tries=99))
+    async for status in statuses:
+        # Half of each part has come, and a connection for the rest was given up.
+        if status.get("completed", 0) > 1_000_000 and len(hub.fetched()) > 20:
+            hub.slow.set()
+    assert store.resolve(repository, online).safetensors is not None
+
+
+@pytest.mark.parametrize(("code", "status"), [(401, 401), (403, 403), (404, 404)])
+async def test_a_refusal_amid_the_files_is_told_and_leaves_no_model(
+    code: int, status: int, repository: str, hub: Hub, online: Settings
+) -> None:
+    hub.file_codes = {"model.safetensors": [code]}
+    with pytest.raises(TransferFailed) as caught:
+        await pulled(repository, online, limits=SMALL)
+    assert caught.value.status == status
+    assert catalogue.cards(online) == []
+
+
+async def test_a_busy_hub_is_waited_for_as_long_as_it_says(
+    repository: str, hub: Hub, online: Settings
+) -> None:
+    # By itself it would wait a minute.
+    limits = replace(SMALL, wait_s=60, longest_wait_s=60)
+    hub.file_codes = {"tokenizer_config.json": [503], "model.safetensors": [429, 503]}
+    await pulled(repository, online, limits=limits)
+    assert store.resolve(repository, online).safetensors is not None
+
+
+async def test_wrong_bytes_are_found_and_nothing_is_kept(
+    repository: str, hub: Hub, online: Settings
+) -> None:
+    hub.changed.add("model.safetensors")
+    with pytest.raises(TransferFailed, match="digest mismatch"):
+        await pulled(repository, online)
+    assert catalogue.cards(online) == []
+    hub.changed.clear()
+    await pulled(repository, online)
+    assert store.resolve(repository, online).safetensors is not None
+
+
+async def test_a_disk_that_fills_up_on_the_way_leaves_no_model(
+    repository: str, hub: Hub, online: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            await pulled(repository, online)
+    assert catalogue.cards(online) == []
+    await pulled(repository, online)
+
+
+async def test_a_new_version_that_is_half_here_leaves_the_old_one_in_its_place(
+    repository: str, hub: Hub, online: Settings
+) -> None:
+    await pulled(repository, online)
+    hub.commit = "d" * 40
+    hub.repositories[repository]["model.safetensors"] += b"!"
+    hub.file_codes = {"model.safetensors": [403]}
+    with pytest.raises(TransferFailed):
+        await pulled(repository, online)
+    assert store.resolve(repository, online).revision == COMMIT
+    hub.repositories[repository]["model.safetensors"] = hub.repositories[repository][
+        "model.safetensors"
+    ][:-1]
+    await pulled(repository, online)
+    assert store.resolve(repository, online).revision == "d" * 40
 
 
 async def test_a_stopped_pull_is_no_model(repository: str, hub: Hub, online: Settings) -> None:

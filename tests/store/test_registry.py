@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,9 @@ async def test_a_busy_registry_is_asked_again(
     offered: str, registry: Registry, settings: Settings
 ) -> None:
     registry.codes = [429, 503]
-    assert (await pulled(offered, settings))[-1]["status"] == "success"
+    # By itself it would wait a minute; the registry says how long.
+    limits = replace(SMALL, wait_s=60, longest_wait_s=60)
+    assert (await pulled(offered, settings, limits))[-1]["status"] == "success"
 
 
 async def test_a_registry_that_wants_a_token_gets_one(

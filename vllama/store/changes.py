@@ -88,7 +88,7 @@ def _delete_from_hub_cache(name: str, settings: Settings) -> bool:
     repository = hub_cache.parse(name)
     if repository is None:
         return False
-    folder = settings.hub_cache / f"models--{repository.id.replace('/', '--')}"
+    folder = hub_cache.folder(repository, settings)
     if not folder.is_dir():
         return False
     if repository.quant:

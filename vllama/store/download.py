@@ -5,31 +5,48 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 from filelock import FileLock, Timeout
 
-from vllama.settings import Settings
 from vllama.store.blobs import full
 from vllama.store.errors import TransferFailed
-from vllama.store.layout import find_blob, hex_of, ours
-from vllama.store.manifest import Layer
-from vllama.store.registry import Registry, refused, unreachable
+from vllama.store.layout import hex_of
+from vllama.store.registry import Limits, refused, unreachable, wait
 
 _TICK_S = 0.06
 _NOTE_EVERY = 8 << 20
 
 
+class Source(Protocol):
+    """Where the bytes of a blob come from."""
+
+    @property
+    def base(self) -> str:
+        """What an error names."""
+        ...
+
+    def bytes_from(
+        self, digest: str, start: int, end: int
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """The answer with the bytes from `start` to before `end`, still to be read."""
+        ...
+
+    async def log_in(self, reply: httpx.Response, /) -> bool:
+        """After a 401: whether asking again makes sense now."""
+        ...
+
+
 class Download:
     """One blob on its way. Until it is whole and checked, only hidden files exist."""
 
-    def __init__(self, layer: Layer, registry: Registry, settings: Settings) -> None:
-        self.layer, self.registry, self.settings = layer, registry, settings
-        blob = ours(settings).blob(layer.digest)
-        self.blob = blob
-        self.partial = blob.with_name(f".partial-{hex_of(layer.digest)}")
+    def __init__(self, digest: str, size: int, blob: Path, source: Source, limits: Limits) -> None:
+        self.digest, self.size, self.blob = digest, size, blob
+        self.source, self.limits = source, limits
+        self.partial = blob.with_name(f".partial-{hex_of(digest)}")
         self.notes = blob.with_name(f"{self.partial.name}.json")
         self.parts: list[_Part] = []
         self._since_note = 0
@@ -38,7 +55,7 @@ class Download:
     def completed(self) -> int:
         """Bytes that are here."""
         if self.blob.exists():
-            return self.layer.size
+            return self.size
         return sum(part.done for part in self.parts)
 
     async def run(self) -> AsyncGenerator[int, None]:
@@ -54,7 +71,7 @@ class Download:
             yield 0
             await asyncio.sleep(_TICK_S)
         try:
-            if find_blob(self.layer.digest, self.settings) is None:
+            if not self.blob.exists():
                 async with aclosing(self._run()) as counts:
                     async for completed in counts:
                         yield completed
@@ -78,7 +95,7 @@ class Download:
 
     async def _fetch(self) -> None:
         """All parts, some at a time; the first failure ends the others."""
-        gate = asyncio.Semaphore(self.registry.limits.streams)
+        gate = asyncio.Semaphore(self.limits.streams)
 
         async def one(part: _Part) -> None:
             async with gate:
@@ -93,7 +110,7 @@ class Download:
             first = _first(failures)
             if not isinstance(first, _NoRanges):
                 raise first from None
-            self.parts = [_Part(0, self.layer.size)]
+            self.parts = [_Part(0, self.size)]
             await self._fetch_part(self.parts[0])
 
     async def _fetch_part(self, part: "_Part") -> None:
@@ -105,14 +122,15 @@ class Download:
             except (httpx.HTTPError, _Again) as error:
                 tries = 1 if part.done > before else tries + 1
                 reply = error.reply if isinstance(error, _Again) else None
-                if tries >= self.registry.limits.tries:
-                    raise _given_up(self.registry.base, error) from error
-                await self.registry.wait(tries, reply)
+                asked = reply.headers.get("retry-after", "") if reply is not None else ""
+                if tries >= self.limits.tries:
+                    raise _given_up(self.source.base, error) from error
+                await wait(tries, asked, self.limits)
 
     async def _read(self, part: "_Part") -> None:
         """Bytes of one connection into the file."""
         at, end = part.start + part.done, part.end
-        async with self.registry.bytes_from(self.layer.digest, at, end) as reply:
+        async with self.source.bytes_from(self.digest, at, end) as reply:
             await self._check(reply, part)
             with self.partial.open("r+b") as file:
                 file.seek(part.start + part.done)
@@ -134,7 +152,7 @@ class Download:
             if len(self.parts) > 1:
                 raise _NoRanges
             part.done = 0
-        elif reply.status_code == 401 and await self.registry.log_in(reply):
+        elif reply.status_code == 401 and await self.source.log_in(reply):
             raise _Again(None)
         elif reply.status_code == 429 or reply.status_code >= 500:
             raise _Again(reply)
@@ -144,7 +162,7 @@ class Download:
 
     def _open(self) -> None:
         """The parts, with what an earlier try has left of them."""
-        size, limits = self.layer.size, self.registry.limits
+        size, limits = self.size, self.limits
         step = max(limits.part_bytes, -(-size // limits.parts), 1)
         self.parts = [_Part(s, min(s + step, size)) for s in range(0, size, step)]
         done = self._noted()
@@ -161,7 +179,7 @@ class Download:
     def _noted(self) -> list[int] | None:
         try:
             document = json.loads(self.notes.read_text())
-            whole = document["size"] == self.layer.size == self.partial.stat().st_size
+            whole = document["size"] == self.size == self.partial.stat().st_size
             return [int(n) for n in document["done"]] if whole else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -175,7 +193,7 @@ class Download:
         """How far each part is, for a later try; never ahead of what the file holds."""
         beside = self.notes.with_name(f"{self.notes.name}.new")
         try:
-            noted = {"size": self.layer.size, "done": [p.done for p in self.parts]}
+            noted = {"size": self.size, "done": [p.done for p in self.parts]}
             beside.write_text(json.dumps(noted))
             beside.replace(self.notes)
         except OSError:
@@ -189,11 +207,11 @@ class Download:
                 os.fsync(file.fileno())
         except OSError as error:
             raise full(self.partial.parent, error) from error
-        if got != hex_of(self.layer.digest):
+        if got != hex_of(self.digest):
             self.forget()
             raise TransferFailed(
                 "digest mismatch, file must be downloaded again: "
-                f"want {self.layer.digest}, got sha256:{got}"
+                f"want {self.digest}, got sha256:{got}"
             )
         self.partial.chmod(0o644)
         self.partial.replace(self.blob)

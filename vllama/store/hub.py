@@ -2,22 +2,23 @@
 
 import asyncio
 import fnmatch
-import threading
+import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from vllama.settings import Settings
-from vllama.store import hub_cache, names
+from vllama.store import hub_cache, hub_files, names
 from vllama.store.blobs import check_space
 from vllama.store.errors import TransferFailed
 from vllama.store.hub_cache import Repository
+from vllama.store.hub_files import File
 from vllama.store.reference import Name
+from vllama.store.registry import Limits
 
 Status: TypeAlias = dict[str, Any]
-_TICK_S = 0.1
 _WANTED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.tiktoken")
 _UNWANTED = ("original/*", "onnx/*", "openvino/*", "consolidated*.safetensors", "*/checkpoint-*",
              "flax_*", "tf_*", "training_args*", "coreml/*", ".*")  # fmt: skip
@@ -30,18 +31,16 @@ class _Plan:
     """What of a repository is fetched."""
 
     commit: str
-    files: tuple[tuple[str, int], ...]
+    files: tuple[File, ...]
 
     @property
     def size(self) -> int:
-        return sum(size for _, size in self.files)
+        return sum(file.size for file in self.files)
 
 
-class _Stopped(Exception):
-    """Nobody waits for this transfer any more."""
-
-
-async def pull(repository: Repository, settings: Settings) -> AsyncGenerator[Status]:
+async def pull(
+    repository: Repository, settings: Settings, limits: Limits
+) -> AsyncGenerator[Status]:
     """Fetch the files that an engine needs, telling how it goes.
 
     Raises:
@@ -59,24 +58,21 @@ async def pull(repository: Repository, settings: Settings) -> AsyncGenerator[Sta
     with _errors(repository, settings):
         plan = await asyncio.to_thread(_plan, repository, settings)
     missing = _missing(plan, repository, settings)
-    check_space(settings.hub_cache, sum(size for _, size in missing))
-    short = plan.commit[:12]
-    told = {"status": f"pulling {short}", "digest": f"commit:{plan.commit}", "total": plan.size}
-    stop, counted = threading.Event(), _Counter(plan.size - sum(size for _, size in missing))
-    work = asyncio.ensure_future(
-        asyncio.to_thread(_fetch, repository, settings, plan, missing, _bar(stop, counted))
-    )
-    try:
-        while not work.done():
-            yield {**told, "completed": min(counted.value, plan.size)}
-            await asyncio.wait({work}, timeout=_TICK_S)
-        with _errors(repository, settings):
-            await work
-    finally:
-        stop.set()
-        await asyncio.gather(work, return_exceptions=True)
+    here = plan.size - sum(file.size for file in missing)
+    check_space(settings.hub_cache, plan.size - here)
+    told = {
+        "status": f"pulling {plan.commit[:12]}",
+        "digest": f"commit:{plan.commit}",
+        "total": plan.size,
+    }
+    yield {**told, "completed": here}
+    fetched = hub_files.fetch(missing, repository, plan.commit, settings, limits)
+    with _errors(repository, settings):
+        async with aclosing(fetched) as counts:
+            async for count in counts:
+                yield {**told, "completed": min(here + count, plan.size)}
+    hub_files.name_revision(repository, plan.commit, settings)
     yield {**told, "completed": plan.size}
-    yield {"status": "writing manifest"}
     yield {"status": "success"}
 
 
@@ -101,9 +97,16 @@ def _plan(repository: Repository, settings: Settings) -> _Plan:
 
     api = HfApi(endpoint=settings.hub_endpoint, token=settings.hub_token or False)
     info = api.model_info(repository.id, revision=repository.revision, files_metadata=True)
-    sizes = {s.rfilename: int(s.size or 0) for s in info.siblings or ()}
-    chosen = _needed(list(sizes), repository)
-    return _Plan(str(info.sha), tuple((f, sizes[f]) for f in chosen))
+    known = {s.rfilename: File(s.rfilename, int(s.size or 0), _sha256(s.lfs))
+             for s in info.siblings or ()}  # fmt: skip
+    chosen = _needed(list(known), repository)
+    return _Plan(str(info.sha), tuple(known[name] for name in chosen))
+
+
+def _sha256(large: Any) -> str:
+    """The digest of a file that the hub keeps as large; nothing else may name a blob."""
+    found = str(getattr(large, "sha256", "") or "")
+    return found if re.fullmatch(r"[0-9a-f]{64}", found) else ""
 
 
 def _needed(files: Sequence[str], repository: Repository) -> list[str]:
@@ -127,32 +130,11 @@ def _is_unwanted(file: str) -> bool:
     return any(fnmatch.fnmatch(file, w) for w in _UNWANTED)
 
 
-def _missing(plan: _Plan, repository: Repository, settings: Settings) -> list[tuple[str, int]]:
+def _missing(plan: _Plan, repository: Repository, settings: Settings) -> list[File]:
+    """What is not here yet; the configuration comes last."""
     snapshot = hub_cache.snapshot(Repository(repository.id, plan.commit), settings)
-    there = {f for f, _ in plan.files if snapshot is not None and (snapshot / f).exists()}
-    return [(f, size) for f, size in plan.files if f not in there]
-
-
-def _fetch(
-    repository: Repository,
-    settings: Settings,
-    plan: _Plan,
-    missing: Sequence[tuple[str, int]],
-    bar: type[Any],
-) -> None:
-    from huggingface_hub import hf_hub_download
-
-    ordered = sorted((f for f, _ in missing), key=lambda f: (f == _LAST, f))
-    for file in ordered or [f for f, _ in plan.files][:1]:
-        hf_hub_download(
-            repository.id,
-            file,
-            revision=repository.revision,
-            cache_dir=settings.hub_cache,
-            endpoint=settings.hub_endpoint,
-            token=settings.hub_token or False,
-            tqdm_class=bar,
-        )
+    missing = [f for f in plan.files if snapshot is None or not (snapshot / f.name).exists()]
+    return sorted(missing, key=lambda f: (f.name == _LAST, f.name))
 
 
 def _upload(repository: Repository, path: Path, settings: Settings) -> None:
@@ -165,30 +147,6 @@ def _upload(repository: Repository, path: Path, settings: Settings) -> None:
     else:
         file = path.name if path.suffix == ".gguf" else "model.gguf"
         api.upload_file(path_or_fileobj=path, path_in_repo=file, repo_id=repository.id)
-
-
-class _Counter:
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-
-def _bar(stop: threading.Event, counted: _Counter) -> type[Any]:
-    """A progress bar that is not shown: it counts, and ends the transfer when told to."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
-
-    class Bar(tqdm):  # type: ignore[type-arg,misc,unused-ignore]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*args, **{**options, "disable": True})
-            counted.value += int(options.get("initial") or 0)
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if stop.is_set():
-                raise _Stopped
-            counted.value += int(n or 0)
-            return None
-
-    return Bar
 
 
 @contextmanager

@@ -33,17 +33,22 @@ def parse(text: str) -> Repository | None:
     return Repository(match[1], match[2] or "main", "" if quant == "latest" else quant)
 
 
+def folder(repository: Repository, settings: Settings) -> Path:
+    """Where the cache keeps a repository, whether or not it is there."""
+    return settings.hub_cache / f"models--{repository.id.replace('/', '--')}"
+
+
 def snapshot(repository: Repository, settings: Settings) -> Path | None:
     """The folder of a repository's files at its revision, if anything of it is here."""
-    folder = settings.hub_cache / f"models--{repository.id.replace('/', '--')}"
-    named = folder / "refs" / repository.revision
+    home = folder(repository, settings)
+    named = home / "refs" / repository.revision
     try:
         commit = named.read_text().strip() if named.is_file() else repository.revision
     except (OSError, ValueError):
         return None
-    path = folder / "snapshots" / commit
+    path = home / "snapshots" / commit
     # A revision named `..` must not lead out of the cache.
-    inside = path.parent == folder / "snapshots" and commit not in ("", ".", "..", "main")
+    inside = path.parent == home / "snapshots" and commit not in ("", ".", "..", "main")
     return path if inside and path.is_dir() else None
 
 
@@ -51,9 +56,9 @@ def cached(settings: Settings) -> Iterator[str]:
     """What is in the cache, by name: repositories, and each GGUF file of one as `hf.co/…:QUANT`."""
     for path in sorted(settings.hub_cache.glob("models--*")):
         name = path.name.removeprefix("models--").replace("--", "/")
-        folder = snapshot(Repository(name), settings)
-        files = [] if folder is None else [p.name for p in folder.rglob("*.gguf")]
-        if folder is None or not files or (folder / "config.json").exists():
+        here = snapshot(Repository(name), settings)
+        files = [] if here is None else [p.name for p in here.rglob("*.gguf")]
+        if here is None or not files or (here / "config.json").exists():
             yield name
         models = [f for f in files if _is_first(f) and "mmproj" not in f.lower()]
         yield from (f"hf.co/{name}:{_quant_of(f)}" for f in sorted(models))

@@ -15,7 +15,7 @@ from vllama.store.errors import TransferFailed
 from vllama.store.manifest import MANIFEST_TYPE
 from vllama.store.reference import Name
 
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ class Registry:
             except httpx.HTTPError as error:
                 if attempt == self.limits.tries or isinstance(error, httpx.ConnectError):
                     raise unreachable(method, url, error) from error
-                await self.wait(attempt, None)
+                await wait(attempt, "", self.limits)
                 continue
             if reply.status_code == 401 and attempt == 1 and await self.log_in(reply):
                 continue
-            if reply.status_code in _AGAIN and attempt < self.limits.tries:
-                await self.wait(attempt, reply)
+            if reply.status_code in AGAIN and attempt < self.limits.tries:
+                await wait(attempt, reply.headers.get("retry-after", ""), self.limits)
                 continue
             if reply.is_success or reply.status_code in passes:
                 return reply
@@ -111,12 +111,6 @@ class Registry:
         url = f"{self.base}/blobs/{digest}"
         async with self._client.stream("GET", url, headers=headers) as reply:
             yield reply
-
-    async def wait(self, attempt: int, reply: httpx.Response | None) -> None:
-        """Longer each time, or as long as the registry says."""
-        asked = reply.headers.get("retry-after", "") if reply is not None else ""
-        seconds = float(asked) if asked.isdigit() else self.limits.wait_s * 2 ** (attempt - 1)
-        await asyncio.sleep(min(seconds, self.limits.longest_wait_s))
 
     async def log_in(self, reply: httpx.Response) -> bool:
         """Fetch the token that a 401 says is needed; whether there is a new one."""
@@ -140,6 +134,12 @@ class Registry:
     def _with_token(self, headers: Mapping[str, str] | None) -> dict[str, str]:
         found = dict(headers or {})
         return found | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
+
+
+async def wait(attempt: int, asked: str, limits: Limits) -> None:
+    """Longer each time, or as long as the other side says in Retry-After."""
+    seconds = float(asked) if asked.isdigit() else limits.wait_s * 2 ** (attempt - 1)
+    await asyncio.sleep(min(seconds, limits.longest_wait_s))
 
 
 def refused(code: int, body: str) -> TransferFailed:

@@ -45,7 +45,7 @@ async def pull(
 
         if names.shown(name).lower() in aliases.table(settings):
             yield {"status": f"{name} is {repository.id} on the hub"}
-        async with aclosing(hub.pull(repository, settings)) as statuses:
+        async with aclosing(hub.pull(repository, settings, limits or Limits())) as statuses:
             async for status in statuses:
                 yield status
         return
@@ -58,7 +58,7 @@ async def pull(
     except TransferFailed as error:
         if error.status != 404 or fallback is None:
             raise
-        async with aclosing(pull(name, settings, source="hub")) as statuses:
+        async with aclosing(pull(name, settings, source="hub", limits=limits)) as statuses:
             async for status in statuses:
                 yield status
 
@@ -128,7 +128,9 @@ async def _layer(
     short = layer.digest.removeprefix("sha256:")[:12]
     told = {"status": f"pulling {short}", "digest": layer.digest, "total": layer.size}
     if find_blob(layer.digest, settings) is None:
-        async with aclosing(Download(layer, registry, settings).run()) as counts:
+        blob = ours(settings).blob(layer.digest)
+        download = Download(layer.digest, layer.size, blob, registry, registry.limits)
+        async with aclosing(download.run()) as counts:
             async for completed in counts:
                 yield told | ({"completed": completed} if completed else {})
     yield told | ({"completed": layer.size} if layer.size else {})
