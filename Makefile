@@ -47,7 +47,7 @@ test-fast: $(VENV)/.dev  ## the tests that start no vLLM
 	$(PY) -m pytest tests -m 'not vllm'
 
 test-faults: $(VENV)/.dev  ## kills, hangs, floods and full disks (part of `test`)
-	$(PY) -m pytest tests/server/test_faults.py
+	$(PY) -m pytest tests/server/test_faults*.py
 
 bench: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## has serving become more costly? (against the committed ratios)
 	$(PY) -m benchmarks.gate $(if $(filter vllm,$(ENGINE)),--engine vllm)
@@ -58,10 +58,13 @@ bench-proxy: $(VENV)/.dev  ## what vllama costs between client and engine, next 
 bench-tuner: $(VENV)/.dev  ## how near the best the tuner comes, in how many starts (writes results/tuner)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.tuner
 
+bench-tuner-real: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## the tuner against a whole grid of a real engine, here (ENGINE=vllm: half an hour)
+	$(PY) -m benchmarks.tuner.real --engine $(if $(filter auto,$(ENGINE)),llamacpp,$(ENGINE))
+
 bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)
 	$(PY) benchmarks/client/run.py
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 
-.PHONY: help install demo check test test-fast clean test-faults bench bench-proxy bench-tuner bench-client
+.PHONY: help install demo check test test-fast clean test-faults bench bench-proxy bench-tuner bench-tuner-real bench-client

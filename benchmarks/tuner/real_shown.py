@@ -1,0 +1,146 @@
+"""What a grid on a real engine tells: its table, who is raced, and the two ratios."""
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.tuner.real_file import Line
+from vllama.bench.compare import Comparison, paired
+from vllama.profile import Scalar
+from vllama.tuner.subject import Subject
+from vllama.tuner.trial import in_words, key
+
+Options = dict[str, Scalar]
+
+
+def shuffled(points: Sequence[Options]) -> list[Options]:
+    """The same order every time, and no knob's order: drift must not look like an effect."""
+    order = list(points)
+    random.Random(0).shuffle(order)
+    return order
+
+
+def to_race(lines: Sequence[Line], best: int) -> list[Options]:
+    """The default, the tuner's choice, and the grid's best few; each once."""
+    grid = sorted((x for x in lines if x.part == "grid"), key=lambda x: -x.rate)
+    sides = [{}, *(x.options for x in lines if x.part == "chosen")]
+    sides += [x.options for x in grid[:best]]
+    return [dict(s) for s in {key(s): s for s in sides}.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What the race found: mean rates by configuration, and who is best by them."""
+
+    rates: Mapping[str, Mapping[int, float]]
+    best: str
+
+    @classmethod
+    def of(cls, lines: Sequence[Line]) -> "Race | None":
+        """From its lines; None before there are any."""
+        rates: dict[str, dict[int, float]] = {}
+        for line in lines:
+            if line.part == "race" and line.rate:
+                rates.setdefault(key(line.options), {})[line.round] = line.rate
+        if not rates:
+            return None
+        return cls(rates, max(rates, key=lambda k: _mean(rates[k])))
+
+    def mean(self, options: Mapping[str, Scalar]) -> float:
+        """Tokens a second over the rounds, 0 where it was not raced."""
+        return _mean(self.rates.get(key(options), {}))
+
+    def ratio(self, baseline: str, candidate: str) -> Comparison | None:
+        """Candidate over baseline, in pairs of the same round."""
+        one, other = self.rates.get(baseline, {}), self.rates.get(candidate, {})
+        both = sorted(one.keys() & other.keys())
+        if not both:
+            return None
+        return paired([one[n] for n in both], [other[n] for n in both], lower_is_better=False)
+
+
+def _mean(rates: Mapping[int, float]) -> float:
+    logs = [math.log(r) for r in rates.values()]
+    return math.exp(sum(logs) / len(logs)) if logs else 0.0
+
+
+def table(about: Subject, lines: Sequence[Line], points: Sequence[Options]) -> str:
+    """Markdown: the result first, then every point."""
+    text = [f"# The tuner on a grid of {about.default.engine} {about.default.engine_version}", ""]
+    load = about.workloads[0]
+    text.append(
+        f"A toy model of random weights on {about.default.machine}, under {load.name}: "
+        f"{load.concurrency} in flight, {load.prompt_tokens} tokens in and {load.output_tokens} "
+        f"out, {load.duration_s:g} s a measurement, a fresh start each. Output tokens a second. "
+        f"Written by `make bench-tuner-real ENGINE={about.default.engine}`; every start is in "
+        "the .jsonl beside this page."
+    )
+    text += ["", *_found(lines, points), "", *_points(about, lines), "", *_trials(lines)]
+    return "\n".join(text) + "\n"
+
+
+def _found(lines: Sequence[Line], points: Sequence[Options]) -> Iterator[str]:
+    by_part = {p: [x for x in lines if x.part == p] for p in ("grid", "control", "trial", "race")}
+    chosen = next((x for x in lines if x.part == "chosen"), None)
+    race = Race.of(lines)
+    if chosen is None or race is None:
+        yield "Not through yet."
+        return
+    exhaustive = len(by_part["grid"]) + len(by_part["control"]) + len(by_part["race"])
+    yield from (
+        "| | |",
+        "| --- | --- |",
+        f"| the tuner's choice | `{in_words(chosen.options)}` |",
+        f"| the grid's best, after re-measuring its best few | `{_words(race, lines)}` |",
+        f"| **choice / grid's best** | **{_ratio(race.ratio(race.best, key(chosen.options)))}** |",
+        f"| choice / default | {_ratio(race.ratio(key({}), key(chosen.options)))} |",
+        f"| starts of the grid | {len(by_part['grid'])} of {len(points)} points "
+        f"({exhaustive} with controls and race) |",
+        f"| starts of the tuner | {len(by_part['trial'])} to search, {chosen.number} in its "
+        "finals |",
+        f"| it ended because | {chosen.failure} |",
+    )
+    rates = [x.rate for x in by_part["control"] if x.rate]
+    if len(rates) > 1:
+        spread = max(rates) / min(rates) - 1
+        yield f"| the default, {len(rates)} times among the points | apart by {spread:.1%} |"
+
+
+def _words(race: Race, lines: Sequence[Line]) -> str:
+    return next(in_words(x.options) for x in lines if key(x.options) == race.best)
+
+
+def _ratio(found: Comparison | None) -> str:
+    if found is None:
+        return "not raced"
+    if found.ci95 is None or found.ratio == 1.0:
+        return f"{found.ratio:.3f}"
+    return f"{found.ratio:.3f} (95 %: {found.ci95[0]:.3f} to {found.ci95[1]:.3f})"
+
+
+def _points(about: Subject, lines: Sequence[Line]) -> Iterator[str]:
+    names = [k.name for k in about.space.knobs]
+    race = Race.of(lines)
+    head = [*names, "tok/s", "raced", "start s"]
+    yield "| " + " | ".join(head) + " |"
+    yield "| --- " * len(head) + "|"
+    for line in sorted((x for x in lines if x.part == "grid"), key=lambda x: -x.rate):
+        choice = about.space.choice(line.options)
+        cells = [str(choice[n]) for n in names]
+        raced = race.mean(line.options) if race else 0.0
+        cells += [f"{line.rate:.0f}" if line.rate else line.failure]
+        cells += [f"{raced:.0f}" if raced else "", f"{line.start_s:.1f}"]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _trials(lines: Sequence[Line]) -> Iterator[str]:
+    """What the tuner tried, in its order, with the grid's figure for the same point."""
+    grid = {key(x.options): x.rate for x in lines if x.part == "grid"}
+    best = max(grid.values(), default=0.0)
+    yield "| trial | options | tok/s | the grid's figure / its best |"
+    yield "| --- | --- | --- | --- |"
+    for number, line in enumerate((x for x in lines if x.part == "trial"), 1):
+        share = grid.get(key(line.options), 0.0) / best if best else 0.0
+        told = f"{line.rate:.0f}" if line.rate else line.failure
+        yield f"| {number} | `{in_words(line.options)}` | {told} | {share:.3f} |"
