@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import isolated
+from tests.server.faults import Outages, Simulated
 from tests.server.house import House, Small, create, serving
 from vllama.machine import Machine
 from vllama.server.catalogue import Catalogue
 from vllama.server.launch import Launcher
+from vllama.settings import Settings
 
 TOOLS_AND_THINKING = (
     "{{- if .Tools }}TOOLS {{ range .Tools }}{{ . }}{{ end }}{{ end }}{{- range .Messages }}"
@@ -34,3 +36,27 @@ async def ollama_like(
         await create(client, "f", toy / "toy-f16.gguf", INSERT)
         await create(client, "e", toy_embedder / "toy-f16.gguf")
         yield house
+
+
+OUTAGES = pytest.StashKey[Outages]()
+
+
+@pytest.fixture
+def simulated(toy: Path, settings: Settings) -> Simulated:
+    return Simulated(toy, settings)
+
+
+@pytest.fixture
+def outages(request: pytest.FixtureRequest) -> Outages:
+    return request.config.stash.setdefault(OUTAGES, Outages())
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """How long service was away. No test asks it: it depends on what else the machine does."""
+    found = config.stash.get(OUTAGES, Outages()).seconds
+    if found:
+        terminalreporter.section("service was back after")
+    for fault, seconds in found.items():
+        terminalreporter.line(f"{seconds:7.2f} s  {fault}")

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.server.faults import Simulated
 from tests.server.running import serving
-from tests.server.test_faults import Simulated
 from vllama.server.relabel import Families
 from vllama.server.trace import Trace
 from vllama.settings import Settings

@@ -10,8 +10,8 @@ import httpx
 import psutil
 
 from tests.server.fakes import until
+from tests.server.faults import Simulated
 from tests.server.running import Running, cmdline, left, serving, stop_now
-from tests.server.test_faults import Simulated
 from vllama.server.pool import BUSY
 from vllama.settings import Settings
 

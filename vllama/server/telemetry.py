@@ -60,6 +60,7 @@ class Telemetry:
         self._overhead = Counter(
             "overhead_cpu_seconds", "Processor time of this process: what serving costs", **kinds
         )
+        self._tasks = Gauge("tasks", "Tasks of this process's event loop", **kinds)
         self._up = Gauge("engines", "Engines that answer", ["model"], **kinds)
         self._running = Gauge("running", "Requests that have an engine", ["model"], **kinds)
         self._waiting = Gauge("waiting", "Requests that wait for a turn", ["model"], **kinds)
@@ -118,6 +119,7 @@ class Telemetry:
         used_s = time.process_time()
         self._overhead.inc(used_s - self._counted_s)
         self._counted_s = used_s
+        self._tasks.set(len(asyncio.all_tasks()))
 
     def _look(self, pool: Pool) -> None:
         for gauge in (self._up, self._running, self._waiting, self._parked, self._restarts):
