@@ -1,5 +1,6 @@
 """Whatever the hardware answers, or refuses to answer, this computer is described."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from vllama import hardware
+from vllama import cli, hardware
 from vllama.hardware import amd, apple, detect, nvidia, processor
 from vllama.hardware.processor import Memory
 from vllama.machine import GIB, Gpu, Machine, Process
+from vllama.settings import Settings
 
 MEMORY = Memory(128 * GIB, 100 * GIB)
 
@@ -186,10 +188,73 @@ def two_cards() -> Machine:
         ({"CUDA_VISIBLE_DEVICES": "0,9,1"}, [0]),
         ({"CUDA_VISIBLE_DEVICES": ""}, []),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
+        ({"CUDA_VISIBLE_DEVICES": "1,1,0"}, [1]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-aa"}, []),
+        ({"HIP_VISIBLE_DEVICES": "1"}, [0, 1]),
     ],
 )
 def test_hidden_cards_do_not_count(environment: dict[str, str], left: list[int]) -> None:
     assert [g.index for g in two_cards().visible_to(environment).gpus] == left
+
+
+@pytest.mark.parametrize(
+    ("environment", "left"),
+    [
+        ({}, [0, 1, 2]),
+        ({"HIP_VISIBLE_DEVICES": "1"}, [1]),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, [2]),
+        ({"HIP_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": "2"}, [1]),
+        ({"ROCR_VISIBLE_DEVICES": "1,2"}, [1, 2]),
+        ({"ROCR_VISIBLE_DEVICES": "1,2", "HIP_VISIBLE_DEVICES": "1"}, [2]),
+    ],
+)
+def test_rocm_counts_among_what_its_runtime_has_left(
+    environment: dict[str, str], left: list[int]
+) -> None:
+    cards = tuple(Gpu(i, "MI300X", f"a{i}", GIB, GIB, vendor="amd") for i in range(3))
+    machine = replace(detect(), gpus=cards)
+    assert [g.index for g in machine.visible_to(environment).gpus] == left
+
+
+def test_a_slice_is_visible_by_its_uuid_or_by_its_place() -> None:
+    slices = tuple(
+        Gpu(0, "H100 MIG", uuid, GIB, GIB, is_slice=True) for uuid in ("MIG-a1", "MIG-b2")
+    )
+    machine = replace(detect(), gpus=slices)
+    for words in ("MIG-b2", "MIG-b", "1"):
+        assert machine.visible_to({"CUDA_VISIBLE_DEVICES": words}).gpus == slices[1:]
+
+
+def test_every_command_sees_only_the_visible_cards(
+    monkeypatch: pytest.MonkeyPatch, toy: Path, settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    for name, value in settings.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def told(*words: str) -> str:
+        cli.main(words)
+        return capsys.readouterr().out
+
+    commands = (
+        ("plan", str(toy), "--json"),
+        ("tune", str(toy), "--dry-run", "--json", "--engine", "llamacpp"),
+        ("doctor", "--json"),
+    )
+    for card, seen in (("0,1", "2x-nvidia-h100"), ("GPU-aa1", "1x-nvidia-h100"), ("", "cpu-")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
+        for command in commands:
+            out = told(*command)
+            assert seen in out, (command, out)
+    assert "2 more GPU(s) are hidden" in told("doctor", "--json")
+
+
+def test_nobody_asks_for_cards_that_may_be_hidden() -> None:
+    """The doctor alone says that there are some."""
+    root = Path(hardware.__file__).parent.parent
+    asking = {p.name for p in root.rglob("*.py") if re.search(r"\bdetect\(", p.read_text())}
+    assert asking == {"__init__.py", "doctor.py"}
 
 
 def test_amd_cards_are_asked_through_their_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 GIB = 1024**3
@@ -88,19 +88,33 @@ class Machine:
     def visible_to(self, environment: Mapping[str, str]) -> "Machine":
         """With only the accelerators that CUDA_VISIBLE_DEVICES or its like leaves to a process.
 
-        NVML and its likes list all of them, whatever the variables say.
+        NVML and its likes list all of them, whatever the variables say. ROCm counts those
+        of HIP_VISIBLE_DEVICES among what ROCR_VISIBLE_DEVICES has left.
         """
-        names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-        listed = next((environment[n] for n in names if n in environment), None)
-        if listed is None:
-            return self
-        left = []
-        for word in (w.strip() for w in listed.split(",")):
-            found = [g for g in self.gpus if word in (str(g.index), g.uuid)] or [
-                g for g in self.gpus if word and g.uuid.startswith(word)
-            ]
-            if not found:
-                # As CUDA does: what follows a name that is not there does not count.
-                break
-            left.append(found[0])
-        return replace(self, gpus=tuple(left))
+        gpus = self.gpus
+        for names in _FILTERS.get(gpus[0].vendor if gpus else "", ()):
+            listed = next((environment[n] for n in names if n in environment), None)
+            gpus = gpus if listed is None else tuple(_listed(gpus, listed))
+        return replace(self, gpus=gpus)
+
+
+# By vendor: what is applied one after the other, and of each the name that comes first.
+_FILTERS = {
+    "nvidia": (("CUDA_VISIBLE_DEVICES",),),
+    "amd": (("ROCR_VISIBLE_DEVICES",), ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")),
+}
+
+
+def _listed(gpus: tuple[Gpu, ...], words: str) -> Iterator[Gpu]:
+    """Those that the words name: by position, or by the beginning of a UUID."""
+    taken = []
+    for word in (w.strip() for w in words.split(",")):
+        at = int(word) if word.isdigit() else -1
+        found = [g for i, g in enumerate(gpus) if i == at] or [
+            g for g in gpus if at < 0 and word and g.uuid.startswith(word)
+        ]
+        # As CUDA does: what follows a name that is not there does not count.
+        if len(found) != 1 or found[0] in taken:
+            break
+        taken += found
+        yield found[0]

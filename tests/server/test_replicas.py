@@ -5,16 +5,22 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.server.fakes import FakeEngine, Shop, until
 from vllama.engines.engine import Endpoint
 from vllama.errors import EngineFailed
+from vllama.machine import Gpu, Machine
 from vllama.profile import Profile
+from vllama.server.catalogue import Catalogue
+from vllama.server.launch import Launcher
 from vllama.server.plan import Plan, Start
 from vllama.server.pool import Pool
 from vllama.server.replicas import SLACK, Replica, pick
+from vllama.settings import Settings
 from vllama.uplink import UplinkPool
 
 
@@ -125,3 +131,23 @@ async def test_one_that_goes_takes_only_its_own_prefixes_along() -> None:
     gone = four.pop()
     moved = [p for p in prefixes if pick(four, p) is not before[p]]
     assert all(before[p] is gone for p in moved)
+
+
+def test_replicas_get_the_visible_cards_and_no_others(
+    toy: Path, settings: Settings, machine: Machine
+) -> None:
+    four = tuple(Gpu(i, "H100", f"GPU-{i}", 80 << 30, 80 << 30) for i in range(4))
+    slices = tuple(Gpu(0, "MIG", f"MIG-{i}", 20 << 30, 20 << 30, is_slice=True) for i in range(2))
+    amd = tuple(replace(gpu, vendor="amd") for gpu in four)
+
+    def words(gpus: tuple[Gpu, ...], **environment: str) -> list[dict[str, str]]:
+        here = replace(machine, gpus=gpus).visible_to(environment)
+        launcher = Launcher(Catalogue(), settings, here, wanted="llamacpp", replicas=2)
+        return [dict(each) for each in launcher.plan(str(toy)).replicas]
+
+    names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+    assert words(four, CUDA_VISIBLE_DEVICES="2,3") == [{names[0]: "2"}, {names[0]: "3"}]
+    assert words(slices) == [{names[0]: "MIG-0"}, {names[0]: "MIG-1"}]
+    assert words(amd, HIP_VISIBLE_DEVICES="3,1") == [
+        dict.fromkeys(names, "3"), dict.fromkeys(names, "1")
+    ]  # fmt: skip

@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(settings: Settings, machine: Machine) -> Iterator[Finding]:
     """Everything that vllama stands on, one after the other."""
-    yield _hardware(machine)
-    yield _driver(machine)
+    whole, machine = machine, machine.visible_to(settings.environment)
+    yield _hardware(machine, hidden=len(whole.gpus) - len(machine.gpus))
+    yield _driver(whole)
     yield _memory(machine)
     for name in ENGINES:
         yield _engine(name, settings, machine)
@@ -60,10 +61,14 @@ def examine(settings: Settings, machine: Machine) -> Iterator[Finding]:
     yield _port(settings)
 
 
-def _hardware(machine: Machine) -> Finding:
+def _hardware(machine: Machine, hidden: int) -> Finding:
     gpus = ", ".join(f"{g.name} ({g.memory_bytes // GIB} GiB)" for g in machine.gpus)
     cpu = f"{machine.cpu.name}, {machine.cpu.cores} cores"
-    return Finding("hardware", True, f"{gpus or 'no GPU'}; {cpu}; {machine.fingerprint}")
+    remedy = (
+        f"{hidden} more GPU(s) are hidden by CUDA_VISIBLE_DEVICES or its like." if hidden else ""
+    )
+    detail = f"{gpus or 'no GPU'}; {cpu}; {machine.fingerprint}"
+    return Finding("hardware", True, detail, remedy)
 
 
 def _driver(machine: Machine) -> Finding:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     model = names.resolve(args.model, settings)
     found = outlook.look(
         model,
-        _machine(args.gpu),
+        _machine(args.gpu, settings),
         _engine(args.engine, model, args.gpu),
         context_tokens=args.context,
         concurrency=args.concurrency,
@@ -66,11 +66,11 @@ def _tokens(text: str) -> int:
     return int(digits) * scale
 
 
-def _machine(gpu: str | None) -> "Machine":
+def _machine(gpu: str | None, settings: Settings) -> "Machine":
     from vllama import hardware
     from vllama.tuner import gpus
 
-    return gpus.named(gpu) if gpu else hardware.detect()
+    return gpus.named(gpu) if gpu else hardware.visible(settings.environment)
 
 
 def _engine(wanted: str, model: "Model", gpu: str | None) -> str:

@@ -81,10 +81,10 @@ def _differences(profile: Profile) -> list[str]:
     """What of this computer is not as it was where the profile was made."""
     from vllama.engines import engine
     from vllama.errors import EngineMissing
-    from vllama.hardware import detect
+    from vllama.hardware import visible
 
     found = []
-    here = detect().fingerprint
+    here = visible(Settings.from_environment().environment).fingerprint
     if profile.machine and profile.machine != here:
         found.append(f"on another machine ({profile.machine}; this is {here})")
     if not profile.engine_version:

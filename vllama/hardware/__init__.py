@@ -1,12 +1,18 @@
 """Asking the hardware who it is: the only room that does."""
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 from vllama.hardware import amd, apple, nvidia, processor
 from vllama.machine import Machine
 
 ROOT = Path("/")
+
+
+def visible(environment: Mapping[str, str]) -> Machine:
+    """This computer as an engine with this environment will see it."""
+    return detect().visible_to(environment)
 
 
 def detect(root: Path = ROOT) -> Machine:

@@ -8,7 +8,7 @@ from pathlib import Path
 from vllama import engines, shelf
 from vllama.engines.attached import Attached
 from vllama.errors import ProfileBroken, ProfileMismatch, ProfileNotFound
-from vllama.machine import Machine
+from vllama.machine import Gpu, Machine
 from vllama.model import Model
 from vllama.profile import Profile
 from vllama.server.catalogue import Catalogue
@@ -135,6 +135,15 @@ def _devices(replicas: int, machine: Machine) -> tuple[Mapping[str, str], ...]:
     if replicas <= 1:
         return ({},)
     count = len(machine.gpus)
-    if not count:
-        return tuple({} for _ in range(replicas))
-    return tuple({"CUDA_VISIBLE_DEVICES": str(i % count)} for i in range(replicas))
+    return tuple(_only(machine.gpus[i % count]) if count else {} for i in range(replicas))
+
+
+def _only(gpu: Gpu) -> Mapping[str, str]:
+    """What makes one card, and no other, visible to an engine."""
+    word = gpu.uuid if gpu.is_slice else str(gpu.index)
+    names = {
+        "nvidia": ("CUDA_VISIBLE_DEVICES",),
+        # vLLM on ROCm insists that both say the same where both are set.
+        "amd": ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+    }
+    return dict.fromkeys(names.get(gpu.vendor, ()), word)

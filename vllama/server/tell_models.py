@@ -10,6 +10,7 @@ from typing import Any
 from vllama import hardware
 from vllama.server.pool import Loaded
 from vllama.server.written import moment
+from vllama.settings import Settings
 from vllama.store import details, names
 from vllama.store.card import Card
 
@@ -144,4 +145,4 @@ def _with_system(card: Card, system: str) -> Card:
 
 @functools.cache
 def _has_gpu() -> bool:
-    return bool(hardware.detect().gpus)
+    return bool(hardware.visible(Settings.from_environment().environment).gpus)
