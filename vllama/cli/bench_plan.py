@@ -52,7 +52,7 @@ def make(args: argparse.Namespace, settings: Settings, old: Mapping[str, Any] | 
     Raises:
         UsageError, NotComparable, ModelError, EngineMissing, ProfileError
     """
-    machine = hardware.detect()
+    machine = hardware.visible(settings.environment)
     said: list[str] = []
     targets = [_attached(args)] if args.url else _launched(args, settings, machine, said, old)
     seed = _seed(args, old)

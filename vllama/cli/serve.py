@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     # First of all: nothing is started for an address that cannot be had.
     listener = serving.listen(host, port)
     settings = replace(settings, address=Address("http", host, listener.getsockname()[1]))
-    machine = hardware.detect()
+    machine = hardware.visible(settings.environment)
     catalogue = Catalogue(_references(args.models, settings), _attached(args.attach))
     launcher = Launcher(
         catalogue, settings, machine,

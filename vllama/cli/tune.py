@@ -91,7 +91,7 @@ def _prepare(args: argparse.Namespace, settings: Settings) -> _Plan:
         w for name in args.workload or [DEFAULT_WORKLOAD] for w in workloads.named(name)
     )  # fmt: skip
     objective = Objective(args.objective, tuple(slo.parse(s) for s in args.slo))
-    machine = hardware.detect()
+    machine = hardware.visible(settings.environment)
     model = store.resolve(args.model, settings)
     choice = choose(model, machine, settings, args.engine)
     engine = choice.engine
