@@ -70,7 +70,7 @@ class LlamaCpp:
         model = resolve(profile.model, self._settings)
         profile = profile.with_options(**{**_beside(model, self._settings), **profile.options})
         llamacpp_options.check(profile.options, runner.accepts())
-        check_memory(model, profile.options, hardware.detect())
+        check_memory(model, profile.options, hardware.visible(self._settings.environment))
         async with AsyncExitStack() as stack:
             try:
                 endpoint = await stack.enter_async_context(self._started(runner, model, profile))
