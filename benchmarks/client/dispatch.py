@@ -19,11 +19,11 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
     from vllama.bench.prompts import Prompts, Vocabulary
     from vllama.bench.requests import Requests
     from vllama.bench.workload import Workload
-    from vllama.uplink import UplinkPool
+    from vllama.bench.wire import wire
 
     load = Workload("open", 8, 1, rate_per_s=rate, duration_s=seconds)
     words = tuple(f"w{i}" for i in range(64))
-    pool = UplinkPool(url)
+    pool = wire(url)
     prompts = Prompts(Vocabulary(words, words, tuple(range(64))), as_ids=True)
     requests = Requests(pool, OpenAi("m"), prompts, load, int(3 * rate * seconds))
     run = await OpenLoop(requests, load).run()

@@ -37,14 +37,13 @@ async def vllama_client(url: str, streams: int) -> Outcome:
     """vllama's own client: bytes are kept, and read after the run."""
     from vllama.bench.answers import read, read_events
     from vllama.bench.dialect import OpenAi, Prompt
-    from vllama.bench.transcript import exchange
-    from vllama.uplink import UplinkPool
+    from vllama.bench.wire import wire
 
-    pool = UplinkPool(url)
+    pool = wire(url)
     request = OpenAi("m").request(pool, Prompt("", 8, (1, 2, 3)), 1, stream=True)
     outcome = Outcome()
     started_s = time.process_time()
-    kept = await asyncio.gather(*(exchange(pool, request, 120) for _ in range(streams)))
+    kept = await asyncio.gather(*(pool.exchange(request, 120) for _ in range(streams)))
     outcome.running_cpu_s = time.process_time() - started_s
     started_s = time.process_time()
     samples = [read(transcript, 0.0, read_events) for transcript in kept]

@@ -11,11 +11,10 @@ from vllama.bench.dialect import Body, Dialect, Ollama, OpenAi, Prompt, encode
 from vllama.bench.lexicon import explore
 from vllama.bench.measurement import Sample
 from vllama.bench.prompts import Prompts, Vocabulary
-from vllama.bench.transcript import exchange
+from vllama.bench.wire import Choice, wire
 from vllama.bench.workload import Asks, Kind
 from vllama.engines.engine import Endpoint
 from vllama.errors import EngineFailed
-from vllama.uplink import UplinkPool
 
 _PROBE_TIMEOUT_S = 300.0
 _METRICS_TIMEOUT_S = 5.0
@@ -25,9 +24,9 @@ _REFUSALS = ("http-400", "http-404", "http-405", "http-422", "http-501")
 class Connection:
     """One server and what has been learned about it. Learns a thing when it is needed."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, choice: Choice = "auto") -> None:
         self.endpoint = endpoint
-        self.pool = UplinkPool(endpoint.base_url)
+        self.pool = wire(endpoint.base_url, choice)
         self._dialects: dict[Kind, OpenAi | Ollama] = {}
         self._prompts: dict[Kind, Prompts] = {}
         self._vocabulary: Vocabulary | None = None
@@ -74,13 +73,13 @@ class Connection:
     async def post(self, path: str, body: Body) -> tuple[int, bytes]:
         """One side call: its status (0 when there was no answer) and body."""
         request = encode(self.pool, path, body)
-        transcript = await exchange(self.pool, request, _PROBE_TIMEOUT_S)
+        transcript = await self.pool.exchange(request, _PROBE_TIMEOUT_S)
         return transcript.status, transcript.body
 
     async def counters(self) -> dict[str, float]:
         """The server's own counters now; empty where it shows none."""
         request = self.pool.request(b"GET", b"/metrics")
-        transcript = await exchange(self.pool, request, _METRICS_TIMEOUT_S)
+        transcript = await self.pool.exchange(request, _METRICS_TIMEOUT_S)
         return (
             counters.read(transcript.body.decode(errors="replace")) if not transcript.error else {}
         )
@@ -90,7 +89,7 @@ class Connection:
         for dialect in self._candidates(kind):
             prompt = Prompt("the of and", 3)
             request = dialect.request(self.pool, prompt, 1, stream=False)
-            transcript = await exchange(self.pool, request, _PROBE_TIMEOUT_S)
+            transcript = await self.pool.exchange(request, _PROBE_TIMEOUT_S)
             if transcript.error is None:
                 return dialect
             said = transcript.body[:300].decode(errors="replace") or transcript.error
@@ -126,7 +125,7 @@ class Connection:
 
     async def _ask(self, dialect: Dialect, prompt: Prompt) -> Sample:
         request = dialect.request(self.pool, prompt, 1, stream=False)
-        transcript = await exchange(self.pool, request, _PROBE_TIMEOUT_S)
+        transcript = await self.pool.exchange(request, _PROBE_TIMEOUT_S)
         return read(transcript, transcript.sent_s, dialect.reader(stream=False))
 
     async def _tokenized_length(self, text: str) -> int:

@@ -8,8 +8,8 @@ import msgspec
 
 from vllama.bench import answers
 from vllama.bench.answers import Reader
+from vllama.bench.wire import Wire
 from vllama.bench.workload import Asks, Kind
-from vllama.uplink import UplinkPool
 
 Body: TypeAlias = dict[str, Any]
 SCHEMA: Body = {
@@ -55,9 +55,7 @@ class Dialect(Protocol):
         """Such as `openai-chat`."""
         ...
 
-    def request(
-        self, pool: UplinkPool, prompt: Prompt, output_tokens: int, *, stream: bool
-    ) -> bytes:
+    def request(self, pool: Wire, prompt: Prompt, output_tokens: int, *, stream: bool) -> bytes:
         """The bytes that ask for it."""
         ...
 
@@ -66,7 +64,7 @@ class Dialect(Protocol):
         ...
 
 
-def encode(pool: UplinkPool, path: str, body: Body) -> bytes:
+def encode(pool: Wire, path: str, body: Body) -> bytes:
     """One POST with a JSON body."""
     return pool.request(b"POST", path.encode(), msgspec.json.encode(body), _JSON)
 
@@ -84,9 +82,7 @@ class OpenAi:
     def name(self) -> str:
         return f"openai-{self.kind}"
 
-    def request(
-        self, pool: UplinkPool, prompt: Prompt, output_tokens: int, *, stream: bool
-    ) -> bytes:
+    def request(self, pool: Wire, prompt: Prompt, output_tokens: int, *, stream: bool) -> bytes:
         if self.kind == "embed":
             return encode(pool, "/v1/embeddings", {"model": self.model, "input": prompt.text})
         body: Body = {
@@ -129,9 +125,7 @@ class Ollama:
     def name(self) -> str:
         return f"ollama-{self.kind}"
 
-    def request(
-        self, pool: UplinkPool, prompt: Prompt, output_tokens: int, *, stream: bool
-    ) -> bytes:
+    def request(self, pool: Wire, prompt: Prompt, output_tokens: int, *, stream: bool) -> bytes:
         body: Body = {"model": self.model, "keep_alive": "30m"}
         if self.kind == "embed":
             return encode(pool, "/api/embed", body | {"input": prompt.text})

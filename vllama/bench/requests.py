@@ -11,9 +11,9 @@ from vllama.bench.dataset import texts
 from vllama.bench.dialect import Dialect, Prompt
 from vllama.bench.measurement import Run, Sample
 from vllama.bench.prompts import Prompts
-from vllama.bench.transcript import Transcript, exchange
+from vllama.bench.transcript import Transcript
+from vllama.bench.wire import Wire
 from vllama.bench.workload import Workload
-from vllama.uplink import UplinkPool
 
 _READY = 2_000
 
@@ -32,7 +32,7 @@ class Requests:
     """The requests of `workload` in their order; those that are surely needed are ready."""
 
     def __init__(
-        self, pool: UplinkPool, dialect: Dialect, prompts: Prompts, workload: Workload, ready: int
+        self, pool: Wire, dialect: Dialect, prompts: Prompts, workload: Workload, ready: int
     ) -> None:
         self._pool = pool
         self._dialect = dialect
@@ -57,7 +57,7 @@ class Requests:
     async def send(self, asked: Asked) -> Transcript:
         """Send it and wait for the whole answer, or hang up when the first of it has come."""
         first = 1 if asked.hangs_up else None
-        return await exchange(self._pool, asked.data, self._workload.timeout_s, hang_up_after=first)
+        return await self._pool.exchange(asked.data, self._workload.timeout_s, hang_up_after=first)
 
     def _make(self, index: int, output_tokens: int | None) -> Asked:
         load = self._workload

@@ -17,11 +17,11 @@ from vllama.bench.memory import watched
 from vllama.bench.open_loop import OpenLoop
 from vllama.bench.prompts import Prompts
 from vllama.bench.requests import Requests
+from vllama.bench.wire import Choice, Wire
 from vllama.bench.workload import Kind, Workload
 from vllama.engines.engine import Endpoint, Engine, Fact
 from vllama.errors import EngineFailed
 from vllama.profile import Profile
-from vllama.uplink import UplinkPool
 
 _WARM_UP_REQUESTS = 2
 
@@ -87,9 +87,9 @@ class LiveSession:
     `cut_off` is what a measurement had when it was called off.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, client: Choice = "auto") -> None:
         self.endpoint = endpoint
-        self.connection = Connection(endpoint)
+        self.connection = Connection(endpoint, client)
         self._warm: set[tuple[object, ...]] = set()
         self._measured: Counter[Workload] = Counter()
         self.cut_off: Run | None = None
@@ -204,13 +204,13 @@ class LiveSession:
 
 def _shared_tokens(workload: Workload) -> int:
     """The most that a prefix cache may have known: of a later turn, or a file, all of it."""
-    if workload.turns > 1 or workload.dataset:
+    if workload.turns > 1 or workload.dataset or workload.replay:
         return workload.prompt_tokens
     return workload.shared_prefix_tokens
 
 
 def _loop(
-    pool: UplinkPool, dialect: Dialect, prompts: Prompts, workload: Workload
+    pool: Wire, dialect: Dialect, prompts: Prompts, workload: Workload
 ) -> ClosedLoop | OpenLoop:
     if workload.rate_per_s is not None:
         expected = int(2.2 * workload.rate_per_s * open_loop.duration_s(workload))
