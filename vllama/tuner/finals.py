@@ -5,6 +5,7 @@ starts differ (measured elsewhere: 19 % false alarms when they are taken for rep
 """
 
 import math
+import statistics
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -21,6 +22,13 @@ from vllama.tuner.trial import Trial, key
 Options = dict[str, Scalar]
 _SEED = 7_000
 FAR = 0.1
+# How far behind the best a finalist may be after one round, and after two, to stay in.
+_BEHIND = (FAR, 0.02)
+# Limits that are kept by less may have been kept by chance.
+SPARE = 0.02
+# (rounds, blocks, contenders)
+_FRUGAL = [(3, 2, 1), (2, 2, 1)]
+_LAVISH = [(4, 3, 4), (4, 2, 4), (3, 2, 4), (3, 2, 3), (2, 2, 3)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +69,18 @@ def plan(
     """The best proof that can be afforded; None when two rounds do not fit in `left_s`.
 
     `costs_s` is what one block over all loads really took on the default and on each
-    contender, best first. Where starts are cheap: four rounds, which find 3 % with 95 %
-    power. Where they cost a minute each: three rounds of one contender.
+    contender, best first. Two rounds are for all contenders, for the best in the search is
+    often not the best: there, chance chose it. The further rounds are for who is left. Where
+    starts are cheap there are four, which find 3 % with 95 % power, where they cost a minute
+    each three.
     """
     cheap = start_s <= block_s
-    wanted = [(4, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 1)] if cheap else [(3, 2, 1), (2, 2, 1)]
-    wanted.append((2, 1, 1))
+    wanted = [(4, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 1)] if cheap else [(3, 2, 2), *_FRUGAL]
     if left_s is not None:
-        wanted.insert(0, (4, 3, 4))
-    for rounds, blocks, contenders in wanted:
-        sides = costs_s[: contenders + 1]
-        needed = rounds * sum(start_s + blocks * cost for cost in sides)
+        wanted = [*_LAVISH, *wanted]
+    for rounds, blocks, contenders in [*wanted, (2, 1, 1)]:
+        sides = [start_s + blocks * cost for cost in costs_s[: contenders + 1]]
+        needed = 2 * sum(sides) + (rounds - 2) * sum(sides[:2])
         if left_s is None or needed <= left_s:
             return Plan(rounds, blocks, block_s, contenders, side_by_side)
     return None
@@ -90,17 +99,18 @@ async def run(
     """
     everyone: list[Options] = [{}, *finalists]
     done: list[Block] = []
-    longest_s = 0.0
+    side_s = 0.0
     for number in range(plan.rounds):
         before_s = left_s()
-        if number >= 2 and longest_s > before_s:
+        if number >= 2 and side_s * len(everyone) > before_s:
             return
         order = everyone if number % 2 == 0 else everyone[::-1]
         for group in [order] if plan.side_by_side else [[options] for options in order]:
             async for block in _together(bench, subject, group, plan, number):
                 done.append(block)
                 yield block
-        longest_s = max(longest_s, before_s - left_s()) if math.isfinite(before_s) else 0.0
+        if math.isfinite(before_s):
+            side_s = max(side_s, (before_s - left_s()) / len(everyone))
         everyone = [{}, *_still_in(subject, done, everyone[1:])]
         if _settled(subject, done, everyone[1:]):
             return
@@ -113,7 +123,8 @@ def _still_in(
     if len(finalists) < 2:
         return list(finalists)
     means = [_mean(by_round(subject, done, options)) for options in finalists]
-    return [f for f, mean in zip(finalists, means, strict=True) if mean >= max(means) - FAR]
+    behind = _BEHIND[min(len({b.round for b in done}), 2) - 1]
+    return [f for f, mean in zip(finalists, means, strict=True) if mean >= max(means) - behind]
 
 
 def _settled(subject: Subject, done: Sequence[Block], finalists: Sequence[Options]) -> bool:
@@ -185,6 +196,25 @@ def ranked(subject: Subject, trials: Sequence[Trial]) -> list[Trial]:
     return list(first.values())
 
 
+def contenders(subject: Subject, trials: Sequence[Trial], count: int) -> list[Options]:
+    """Who goes to the finals: the best, and one that keeps the limits with room to spare.
+
+    Where limits bind, the best are those whose measurements flattered them.
+    """
+    every = ranked(subject, trials)
+    first = every[:count]
+    safe = [t for t in every if _room(subject, t) >= SPARE]
+    if subject.objective.limits and count > 1 and safe and safe[0] not in first:
+        first[-1] = safe[0]
+    return [dict(t.options) for t in first]
+
+
+def _room(subject: Subject, trial: Trial) -> float:
+    """How far (as a log) the limit that is nearest was kept."""
+    broken = subject.objective.broken(trial.measurements)
+    return -max((broken[limit.name] for limit in subject.objective.limits), default=-math.inf)
+
+
 def by_round(
     subject: Subject, blocks: Sequence[Block], options: Mapping[str, Scalar]
 ) -> dict[int, float]:
@@ -218,6 +248,27 @@ def _rounds(
     mine = [b for b in blocks if key(b.options) == key(options)]
     for number in sorted({b.round for b in mine}):
         yield number, [b for b in mine if b.round == number]
+
+
+def surely_holds(subject: Subject, blocks: Sequence[Block], options: Mapping[str, Scalar]) -> bool:
+    """Whether every limit is kept beyond noise: by its mean and a standard error of it."""
+    mine = [b for b in blocks if b.measured is not None and key(b.options) == key(options)]
+    for load in subject.workloads:
+        seen = [
+            subject.objective.broken({load.name: b.measured})
+            for b in mine
+            if b.workload == load.name and b.measured is not None
+        ]
+        for limit in subject.objective.limits:
+            if _upper([each[limit.name] for each in seen]) > 0:
+                return False
+    return bool(mine)
+
+
+def _upper(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return max(values, default=math.inf)
+    return statistics.mean(values) + statistics.stdev(values) / math.sqrt(len(values))
 
 
 def typical(

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from vllama.bench.rig import Bench
@@ -11,6 +12,7 @@ from vllama.profile import Scalar
 from vllama.tuner import effort, finals, verdict
 from vllama.tuner.attempt import Clock
 from vllama.tuner.finals import Block
+from vllama.tuner.ladder import Aids
 from vllama.tuner.search import Limits, Search
 from vllama.tuner.selection import Selected, select
 from vllama.tuner.study import Study
@@ -41,6 +43,7 @@ class Tuning:
         machine: Machine,
         budget: Budget,
         clock: Clock = time.monotonic,
+        aids: Aids | None = None,
     ) -> None:
         self._study = study
         self._bench = bench
@@ -51,6 +54,7 @@ class Tuning:
         self._effort = effort.of(
             subject.default.engine, machine, subject.workloads, budget.trials, budget.seconds
         )
+        self.aids = aids or Aids()
         self.subject = subject
         self.blocks: list[Block] = []
         self.stopped = "interrupted"
@@ -71,9 +75,12 @@ class Tuning:
         """Search, then finals. `related` are further seeds, by where they come from."""
         default, *seeds = [dict(s) for s in self.subject.space.seeds]
         self._study.plant({"default": [default], "seed": seeds, **(related or {})})
-        search = Search(self._study, self._bench, self.subject, self._effort.rungs, self._clock)
-        async for trial in search.run(self._limits()):
-            yield trial
+        search = Search(
+            self._study, self._bench, self.subject, self._effort.rungs, self._clock, self.aids
+        )
+        async with aclosing(search.run(self._limits())) as trials:
+            async for trial in trials:
+                yield trial
         self.stopped = search.stopped
         async for block in self._finals():
             self.blocks.append(block)
@@ -105,7 +112,7 @@ class Tuning:
     def _block_costs(self) -> list[float]:
         """Seconds that one block over all loads took: on the default, then on the best."""
         whole = self._effort.block_s / sum(r.seconds for r in self._effort.rungs)
-        trials = self.trials
+        trials = [t for t in self.trials if t.has_own_start]
         default = [t for t in trials if not t.options and t.measurements]
         best = finals.ranked(self.subject, trials)
         return [(t.seconds - t.start_s) * whole for t in [*default[:1], *best]]
@@ -122,8 +129,7 @@ class Tuning:
         plan = self._plan()
         if plan is None:
             return
-        best = finals.ranked(self.subject, self.trials)[: plan.contenders]
-        finalists = [dict(t.options) for t in best]
+        finalists = finals.contenders(self.subject, self.trials, plan.contenders)
         if finalists:
             async for block in finals.run(self._bench, self.subject, finalists, plan, self._left_s):
                 yield block

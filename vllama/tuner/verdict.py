@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vllama.bench.compare import paired
 from vllama.profile import Scalar
 from vllama.tuner import finals
-from vllama.tuner.finals import Block
+from vllama.tuner.finals import Block, surely_holds
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial, in_words, key, same_options
 
@@ -47,6 +47,8 @@ def judge(subject: Subject, trials: Sequence[Trial], blocks: Sequence[Block]) ->
     kept = {k: v for k, v in values.items() if v and _holds(subject, blocks, options[k])}
     if not kept:
         return _unproven(subject, trials, bool(values))
+    # Where some keep the limits beyond noise, one that may have kept them by chance is no winner.
+    kept = {k: v for k, v in kept.items() if surely_holds(subject, blocks, options[k])} or kept
     if not default or not _holds(subject, blocks, {}):
         return _without_default(subject, trials, default, kept, options)
     gains = {k: _gain(subject, default, v) for k, v in kept.items()}
