@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "vllama"
 NOUNS = {
     "attention", "errors", "durations", "disk", "settings", "machine", "hardware", "gguf", "model",
-    "weights", "profile", "shelf", "uplink", "store", "toy",
+    "weights", "profile", "shelf", "traffic", "uplink", "store", "toy",
 }  # fmt: skip
 MAY_IMPORT = {
     "nouns": NOUNS,

@@ -7,6 +7,7 @@ wanted. Which words those are is found by asking the server to count (`lexicon`)
 import random
 from dataclasses import dataclass
 
+from vllama.bench import replay
 from vllama.bench.dialect import Prompt
 from vllama.bench.workload import Workload
 
@@ -37,21 +38,32 @@ class Prompts:
 
     def answer_length(self, workload: Workload, index: int) -> int:
         """The tokens of its answer."""
+        if workload.replay:
+            return replay.answer_tokens(workload, index)
         return _spread(workload.output_tokens, workload, f"{workload.seed}/{index}/output")
 
     def prompt(self, workload: Workload, index: int) -> Prompt:
         """The prompt of the request number `index`."""
-        content = max(self.length(workload, index) - self.overhead, 1)
-        shared = min(max(workload.shared_prefix_tokens - self.overhead, 0), content - 1)
-        own = _draw(self.vocabulary, f"{workload.seed}/{index}", content - shared, opens=not shared)
-        if shared:
-            own = _draw(self.vocabulary, f"{workload.seed}/shared", shared, opens=True) + own
-        tokens = content + self.overhead
+        own = self._words(workload, index)
+        tokens = len(own) + self.overhead
         text = " ".join(own)
         if not self.as_ids:
             return Prompt(text, tokens)
         number = dict(zip(self.vocabulary.words, self.vocabulary.ids, strict=True))
         return Prompt(text, tokens, tuple(number[word] for word in own))
+
+    def _words(self, workload: Workload, index: int) -> list[str]:
+        vocabulary = self.vocabulary
+        if workload.replay:
+            return replay.words(
+                workload, index, vocabulary.words, vocabulary.openers, self.overhead
+            )  # fmt: skip
+        content = max(self.length(workload, index) - self.overhead, 1)
+        shared = min(max(workload.shared_prefix_tokens - self.overhead, 0), content - 1)
+        own = _draw(vocabulary, f"{workload.seed}/{index}", content - shared, opens=not shared)
+        if shared:
+            own = _draw(vocabulary, f"{workload.seed}/shared", shared, opens=True) + own
+        return own
 
 
 def _spread(middle: int, workload: Workload, seed: str) -> int:

@@ -25,7 +25,9 @@ class Workload:
     length is the model's affair). A chat of several `turns` sends one more turn of the same
     conversation each time. `spread` varies lengths evenly by this share to either side.
     `cancel_share` of the requests are hung up on in the middle of their answer. `dataset` is
-    a JSONL file whose prompts are sent as they are.
+    a JSONL file whose prompts are sent as they are. `replay` is a file of recorded traffic, of
+    which each request has a length of its own; then the lengths here are means, the rate and
+    shared prefix too, and `longest_...` tell of the longest prompt, and the longest with answer.
     """
 
     name: str
@@ -48,6 +50,9 @@ class Workload:
     spread: float = 0.0
     cancel_share: float = 0.0
     dataset: str = ""
+    longest_prompt_tokens: int = 0
+    longest_tokens: int = 0
+    replay: str = ""
 
     def with_seed(self, seed: int) -> "Workload":
         """The same load with other prompts."""
@@ -72,4 +77,5 @@ class Workload:
             self.output_tokens,
             self.concurrency,
             self.stream,
+            self.replay,
         )

@@ -7,23 +7,33 @@ from pathlib import Path
 
 import msgspec
 
+from vllama.bench import replay
 from vllama.bench.dataset import texts
 from vllama.bench.workload import Workload
 from vllama.errors import UsageError
+from vllama.traffic import read
 
 LENGTHS = {"short": 50, "long": 500}
 OUTPUT_TOKENS = 64
 CONCURRENCIES = (1, 5, 10, 50, 100)
 WHOLE = "-nostream"
+OBSERVED = "observed"
 LIMITS = ("ttft", "tpot", "e2e")
 
 
-def named(text: str) -> tuple[Workload, ...]:
+def named(
+    text: str, traffic: Path | None = None, model: str = "", *, paced: bool = True
+) -> tuple[Workload, ...]:
     """The workloads behind a name of the built-in ones, `matrix`, or a JSON file.
+
+    `observed` is what a server noted in the folder `traffic`, of `model` alone when given; not
+    `paced` it is sent as fast as it is answered.
 
     Raises:
         UsageError: neither a name nor a readable file; lists the names.
     """
+    if text == OBSERVED and traffic is not None:
+        return (replay.of(read(traffic), model).workload(traffic, paced=paced),)
     known = builtin()
     if text == "matrix":
         return tuple(_matrix())
@@ -38,7 +48,7 @@ def named(text: str) -> tuple[Workload, ...]:
         return from_file(path)
     raise UsageError(
         f"no workload is called '{text}'",
-        f"There are: matrix, {', '.join(n for n in known if not n.endswith(WHOLE))}; "
+        f"There are: matrix, observed, {', '.join(n for n in known if not n.endswith(WHOLE))}; "
         f"each of the sequential and concurrent ones also with '{WHOLE}'; "
         "or a JSON file of workloads, or a JSONL file of prompts.",
     )
@@ -56,6 +66,11 @@ def builtin() -> dict[str, Workload]:
 
 def closed(concurrency: int, like: Workload) -> Workload:
     """`like` with another number in flight, and a name that says so."""
+    if like.replay:
+        return replace(
+            like, name=f"{like.name}-{concurrency}", concurrency=concurrency, rate_per_s=None,
+            duration_s=None,
+        )  # fmt: skip
     ending = like.name.removeprefix(_base(like.concurrency))
     return replace(like, name=f"{_base(concurrency)}{ending}", concurrency=concurrency)
 
@@ -68,6 +83,8 @@ def from_file(path: Path) -> tuple[Workload, ...]:
     """
     try:
         document = json.loads(path.read_text())
+        if isinstance(document, dict) and "recorded" in document:
+            return (replay.from_file(path),)
         documents = document if isinstance(document, list) else [document]
         loads = [msgspec.convert({"name": path.stem, **d}, Workload) for d in documents]
     except (OSError, ValueError, TypeError, msgspec.ValidationError) as error:

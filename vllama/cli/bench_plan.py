@@ -56,7 +56,9 @@ def make(args: argparse.Namespace, settings: Settings, old: Mapping[str, Any] | 
     said: list[str] = []
     targets = [_attached(args)] if args.url else _launched(args, settings, machine, said, old)
     seed = _seed(args, old)
-    loads = [w.with_seed(seed) for w in _loads(args)]
+    traffic = settings.home / "traffic"
+    of = (args.model or "") if args.url else targets[0].profile.model
+    loads = [w.with_seed(seed) for w in _loads(args, traffic, of)]
     if args.vs_ollama:
         targets += _ollama(args, settings, targets[0], loads)
     starts = args.repeat
@@ -136,9 +138,10 @@ def _ollama(
     return bench_ollama.targets(url, name, settings, first, max(w.concurrency for w in loads))
 
 
-def _loads(args: argparse.Namespace) -> list[Workload]:
+def _loads(args: argparse.Namespace, traffic: Path, model: str) -> list[Workload]:
     usual = tuple(bench_ollama.AIMS) if args.vs_ollama else DEFAULT_WORKLOADS
-    loads = [w for name in args.workload or usual for w in workloads.named(name)]
+    wanted = args.workload or usual
+    loads = [w for name in wanted for w in workloads.named(name, traffic, model)]
     if args.concurrency:
         first = loads if args.workload else loads[:1]
         loads = [workloads.closed(n, w) for w in first for n in args.concurrency]
@@ -158,6 +161,11 @@ def _overridden(workload: Workload, args: argparse.Namespace) -> Workload:
         changes["stream"] = args.stream
     if args.rate:
         changes["rate_per_s"] = args.rate
+    if changes and workload.replay:
+        raise UsageError(
+            "recorded traffic has lengths and times of its own",
+            "Leave out --prompt-tokens, --output-tokens, --rate and --stream.",
+        )
     changed = replace(workload, **changes)
     return changed if changed == workload else replace(changed, name=_told(changed))
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vllama.server.owner import Owner
     from vllama.server.pool import Pool
     from vllama.server.serving import Server
+    from vllama.server.shapes import Shapes
     from vllama.server.workers import Workers
 
 log = logging.getLogger("vllama.serve")
@@ -63,6 +64,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="change to newly tuned profiles at once"
     )
+    parser.add_argument(
+        "--observe", action="store_true",
+        help="note lengths and times of requests, never their text, for `tune --workload observed`",
+    )  # fmt: skip
     workers = "processes that serve, when one core is not enough; one of them owns the engines"
     parser.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
     drain = "how long requests may finish when it is told to stop"
@@ -71,6 +76,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
+    import uvloop
+
     from vllama import hardware
     from vllama.server import serving
     from vllama.server.catalogue import Catalogue
@@ -100,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     for each in catalogue.served:
         launcher.plan(each)
     serve = _serve(args, settings, machine, catalogue, launcher, listener, keys)
-    return asyncio.run(serve)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve)
 
 
 async def _serve(
@@ -132,6 +140,8 @@ async def _serve(
         budget_bytes=room.budget_bytes(machine),
         max_waiting=settings.max_queue,
     )
+    shapes = _shapes(args, settings)
+    pool.shapes = shapes
     server: Server | Workers
     async with contextlib.AsyncExitStack() as stack:
         if args.workers > 1:
@@ -139,6 +149,8 @@ async def _serve(
             owner = Owner(pool, telemetry, Path(home) / "owner", expected=args.workers)
             await stack.enter_async_context(owner)
             told = {**_told(args, settings, catalogue, keys), "owner": str(owner.path)}
+            if shapes is not None:
+                told["salt"] = shapes.salt.secret.hex()
             server = Workers(args.workers, listener, told)
             serve = _with_workers(server, owner, settings)
         else:
@@ -183,6 +195,18 @@ def _told(
         "max_body_bytes": args.max_body, "json_logs": args.json_logs,
         "level": logging.getLogger("vllama").level,
     }  # fmt: skip
+
+
+def _shapes(args: argparse.Namespace, settings: Settings) -> "Shapes | None":
+    """What notes the shape of the traffic, where that is wanted."""
+    from vllama.server.shapes import Shapes
+    from vllama.traffic import Notebook, Salt
+
+    if not args.observe:
+        return None
+    folder = settings.home / "traffic"
+    log.info("noting lengths and times of requests, never their text, in %s", folder)
+    return Shapes(Notebook(folder), Salt())
 
 
 async def _preload(pool: "Pool", catalogue: "Catalogue", server: "Server | Workers") -> None:

@@ -23,16 +23,19 @@ AFFINE = 512
 
 
 class Voice(Protocol):
-    """How one API tells an answer. One object for one request.
+    """How one API tells an answer. One object for one request."""
 
-    `is_plain` when a piece with nothing but text is told the same way wherever it comes,
-    but for the very first one.
-    """
-
-    is_plain: bool
     media_type: str
     headers: Headers
     form: Form
+
+    def frame(self) -> tuple[bytes, bytes] | None:
+        """What is told before and after the text of a piece that has nothing else.
+
+        The same wherever it comes but for the very first one, and for the time in it; None
+        when it is told differently from one to the next.
+        """
+        ...
 
     def piece(self, piece: Piece) -> bytes:
         """Some of a streamed answer."""
@@ -80,11 +83,21 @@ class Generation:
         self._sequences = dialects.unsent_stops(self._ask, lease)
         voice, self._splice = self._voice, None
         is_read = self._plan.splitter is not None or self._sequences or self._has_choices
-        if voice.is_plain and not is_read:
-            self._splice = Splice(lambda text: voice.piece(Piece(text)))
+        if not is_read and voice.frame() is not None:
+            self._splice = Splice(voice.frame)
         self.headers = list(self._voice.headers)
         if self._plan.cut:
             self.headers.append((CUT, self._plan.cut.encode()))
+
+    @property
+    def ask(self) -> Ask:
+        """What was asked."""
+        return self._ask
+
+    @property
+    def tally(self) -> Tally:
+        """What it has cost so far, as far as the engine has told."""
+        return Tally() if self._plan is None else self._plan.reader.tally
 
     @property
     def has_enough(self) -> bool:
@@ -104,10 +117,14 @@ class Generation:
 
     def feed(self, data: bytes) -> bytes:
         """Translate all events that are whole by now."""
+        splice = self._splice
+        if splice is not None and not self._buffer and self._first_ns:
+            line = splice.move_one(data)
+            if line is not None:
+                return line
         events = (self._buffer + data if self._buffer else data).split(b"\n\n")
         self._buffer = events.pop()
         out: list[bytes] = []
-        splice = self._splice
         if splice is None:
             for event in events:
                 out += self._read(event)

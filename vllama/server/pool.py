@@ -16,7 +16,7 @@ from vllama.server.plan import Choose, Plan
 from vllama.server.runner import Lease, Runner
 from vllama.server.standing import Standing
 from vllama.server.timer import Timer
-from vllama.server.trace import Deaf, Observer
+from vllama.server.trace import Deaf, Noter, Observer
 
 log = logging.getLogger(__name__)
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -78,6 +78,7 @@ class Pool:
         self._closed = False
         self.loading = 0
         self.observer: Observer = observer or Deaf()
+        self.shapes: Noter | None = None
 
     @asynccontextmanager
     async def lease(

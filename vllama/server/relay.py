@@ -94,6 +94,8 @@ class Relayed(Response):
             await self._watched(scope, receive, send)
         finally:
             self._pool.observer.answered(self._trace)
+            if self._pool.shapes is not None:
+                self._pool.shapes.seen(self._exchange, self._trace)
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
         down = downlink(scope)

@@ -64,6 +64,14 @@ class Observer(Protocol):
         ...
 
 
+class Noter(Protocol):
+    """Is shown every exchange that is over, to note what its request was like."""
+
+    def seen(self, exchange: object, trace: Trace) -> None:
+        """One is over; must not raise."""
+        ...
+
+
 class Deaf:
     """Hears nothing."""
 

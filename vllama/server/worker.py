@@ -24,7 +24,9 @@ from vllama.server.logs import configure
 from vllama.server.observed import Observed
 from vllama.server.plan import Plan
 from vllama.server.serving import Server, raise_file_limit
+from vllama.server.shapes import Shapes
 from vllama.settings import Address, Settings
+from vllama.traffic import Notebook, Salt
 
 
 class _Names:
@@ -58,6 +60,9 @@ async def _serve(told: Letter) -> None:
     counts = figures.Telemetry()
     line = Line(*await asyncio.open_unix_connection(told["owner"], limit=LIMIT))
     pool = Borrowed(_Names(catalogue), line, counts)
+    if "salt" in told:
+        notebook = Notebook(settings.home / "traffic")
+        pool.shapes = Shapes(notebook, Salt(bytes.fromhex(told["salt"])))
     app = create_app(
         pool, catalogue, settings, api_keys=told["keys"], max_body_bytes=told["max_body_bytes"]
     )

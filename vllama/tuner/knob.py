@@ -84,18 +84,22 @@ class Ground:
 
     @property
     def concurrency(self) -> int:
-        """The most requests in flight that the load asks for; open loops count as 256."""
-        return max((256 if w.rate_per_s else w.concurrency for w in self.load), default=1)
+        """The most requests in flight that the load asks for; open loops count as 256, replayed
+        traffic as many as it had."""
+        open_loops = (256 if w.rate_per_s and not w.replay else 0 for w in self.load)
+        return max(*open_loops, *(w.concurrency for w in self.load), 1)
 
     @property
     def longest_tokens(self) -> int:
         """The longest request of the load, prompt and answer."""
-        return max((w.prompt_tokens + w.output_tokens for w in self.load), default=1024)
+        whole = (max(w.longest_tokens, w.prompt_tokens + w.output_tokens) for w in self.load)
+        return max(whole, default=1024)
 
     @property
     def longest_prompt_tokens(self) -> int:
         """The longest prompt of the load."""
-        return max((w.prompt_tokens for w in self.load), default=512)
+        lengths = (max(w.longest_prompt_tokens, w.prompt_tokens) for w in self.load)
+        return max(lengths, default=512)
 
     @property
     def shares_prefixes(self) -> bool:
