@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from vllama.engines import llamacpp_options
-from vllama.engines.llamacpp_options import OPTIONS
+from vllama.engines.llamacpp_options import OPTIONS, Option
 from vllama.profile import Scalar
 
 # As an older build: it has no --spec-type.
@@ -19,9 +19,17 @@ def main() -> None:
     elif sys.argv[1] == "--help":
         for name, option in OPTIONS.items():
             if name not in LACKS:
-                print(f"-x,    {option.flag} N      what it does (default: 0)")
+                print(f"-x,    {form(option):<33}what it does (default: 0)")
+        print("-m,    --model FNAME                    model path to load")
     else:
         serve(sys.argv[1:])
+
+
+def form(option: Option) -> str:
+    if not option.is_switch:
+        return f"{option.flag} N"
+    negated = option.flag.replace("--", "--no-", 1)
+    return f"{option.flag}, {negated}" if option.negates else option.flag
 
 
 def serve(words: list[str]) -> None:

@@ -1,5 +1,6 @@
 """llama.cpp as an engine: its server as a child process, one model each."""
 
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,7 +9,8 @@ from pathlib import Path
 from vllama import hardware
 from vllama.engines import llamacpp_log, llamacpp_options, probe, process
 from vllama.engines.engine import Endpoint, Fact
-from vllama.engines.llamacpp_server import HOST, Runner, find
+from vllama.engines.llamacpp_program import FOREIGN, HOST
+from vllama.engines.llamacpp_server import Runner, find
 from vllama.errors import EngineFailed
 from vllama.machine import Machine
 from vllama.model import Model
@@ -48,12 +50,16 @@ class LlamaCpp:
 
     def default(self, model: Model, machine: Machine) -> Profile:
         """llama-server's own four slots on one pool, with the model's whole context."""
+        wanted = self._settings.context_length
         options: dict[str, Scalar] = {
             "n_parallel": SLOTS,
             "kv_unified": True,
-            "n_ctx": context(model, machine, self._settings.context_length),
+            "n_ctx": context(model, machine, wanted),
             "threads": max(1, min(machine.cpu.cores, machine.cpu.physical_cores)),
         }
+        if "kv_unified" not in self.accepts():
+            del options["kv_unified"]
+            options["n_parallel"], options["n_ctx"] = divided(model, machine, wanted)
         if model.shape.pooling:
             # An input longer than a batch cannot be embedded.
             batch = min(model.shape.context_length or FALLBACK_CONTEXT, 8192)
@@ -92,7 +98,7 @@ class LlamaCpp:
         embeds = llamacpp_options.is_true(profile.options.get("embeddings", False))
         async with process.launch(
             command, name=self.name, explain=llamacpp_log.explain,
-            environment={**self._settings.environment, **profile.environment},
+            environment={**_untouched(self._settings.environment), **profile.environment},
         ) as child:  # fmt: skip
             stall_s = self._settings.load_timeout_s
             await process.wait_ready(
@@ -118,11 +124,26 @@ def context(model: Model, machine: Machine, wanted: int) -> int:
     trained = model.shape.context_length or FALLBACK_CONTEXT
     whole = min(wanted, trained) if wanted else trained
     pool = whole + (SLOTS - 1) * min(whole, EACH_FURTHER_SLOT)
-    free = sum(g.free_bytes for g in machine.gpus) or machine.available_bytes
-    room = (free - model.shape.weight_bytes) // 2
-    if model.shape.kv_bytes_per_token:
-        pool = min(pool, room // model.shape.kv_bytes_per_token)
+    pool = min(pool, _affordable(model, machine))
     return max(ROUND_TO, pool // ROUND_TO * ROUND_TO)
+
+
+def divided(model: Model, machine: Machine, wanted: int) -> tuple[int, int]:
+    """Slots and tokens for a llama.cpp that always divides: a whole context each, if they fit."""
+    trained = model.shape.context_length or FALLBACK_CONTEXT
+    whole = min(wanted, trained) if wanted else trained
+    tokens = min(SLOTS * whole, _affordable(model, machine))
+    slots = max(1, min(SLOTS, tokens // whole))
+    each = max(ROUND_TO, tokens // slots // ROUND_TO * ROUND_TO)
+    return slots, slots * min(each, -(-whole // ROUND_TO) * ROUND_TO)
+
+
+def _affordable(model: Model, machine: Machine) -> int:
+    """The tokens for which half of the memory that the weights leave is enough."""
+    free = sum(g.free_bytes for g in machine.gpus) or machine.available_bytes
+    room = max(0, free - model.shape.weight_bytes) // 2
+    each = model.shape.kv_bytes_per_token
+    return room // each if each else sys.maxsize
 
 
 def check_memory(model: Model, options: Mapping[str, Scalar], machine: Machine) -> None:
@@ -168,6 +189,11 @@ def taught(
     if pool:
         facts |= {"n_ctx": pool, "kv_cache_tokens": pool}
     return facts
+
+
+def _untouched(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what llama-server would take for flags of its own."""
+    return {k: v for k, v in environment.items() if not k.startswith(FOREIGN)}
 
 
 def _beside(model: Model, settings: Settings) -> dict[str, Scalar]:

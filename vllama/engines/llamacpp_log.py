@@ -64,6 +64,18 @@ _CAUSES: tuple[tuple[str, str, str, str], ...] = (
         "Lower n_ctx or n_parallel, take a smaller quantization, or quantize the KV cache.",
     ),
     (
+        r"killed by SIGILL|Illegal instruction",
+        "crash",
+        "this llama.cpp was built for another processor than this one",
+        "Install a build for this machine, or name one in VLLAMA_LLAMA_SERVER.",
+    ),
+    (
+        r"error while loading shared libraries: ([^:\s]+)|Library not loaded: (\S+)",
+        "crash",
+        "llama-server misses the library {0}",
+        "Install it again from its package, or name another one in VLLAMA_LLAMA_SERVER.",
+    ),
+    (
         r"error loading model: (.+)",
         "bad_model",
         "llama.cpp cannot load the model: {0}",

@@ -22,15 +22,15 @@ _POOLINGS = {t: f"LLAMA_POOLING_TYPE_{t.upper()}" for t in ("none", "mean", "cls
 _SPECULATIONS = {
     t: f"COMMON_SPECULATIVE_TYPE_{t.replace('-', '_').upper()}"
     for t in (
-        "none", "draft-simple", "draft-eagle3", "draft-mtp", "ngram-simple", "ngram-map-k",
-        "ngram-map-k4v", "ngram-mod", "ngram-cache",
+        "none", "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark",
+        "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache",
     )
 }  # fmt: skip
 _NUMA = {t: f"GGML_NUMA_STRATEGY_{t.upper()}" for t in ("distribute", "isolate", "numactl")}
 _LOADS = {
     t: f"LLAMA_LOAD_MODE_{t.upper().replace('+', '_')}"
-    for t in ("auto", "none", "mmap", "mlock", "mmap+mlock", "direct_io")
-}
+    for t in ("auto", "none", "mmap", "mlock", "mmap+mlock")
+} | {"dio": "LLAMA_LOAD_MODE_DIRECT_IO"}
 _REASONING = {
     t: f"COMMON_REASONING_FORMAT_{t.upper().replace('-', '_')}"
     for t in ("none", "auto", "deepseek", "deepseek-legacy")
@@ -42,7 +42,7 @@ class Option:
     """One option: `flag` of the program, `path` into the wheel's parameters (empty: not there).
 
     `words` are the values that are words, with their names in the wheel. `is_switch` marks
-    a flag without a value; `negates` one that has a `--no-` form.
+    a flag without a value; `negates` one that has a `--no-` form. `older` are its former names.
     """
 
     flag: str
@@ -50,6 +50,7 @@ class Option:
     words: Mapping[str, str] = field(default_factory=dict)
     is_switch: bool = False
     negates: bool = True
+    older: tuple[str, ...] = ()
 
 
 def _switch(flag: str, path: str = "", *, negates: bool = True) -> Option:
@@ -100,9 +101,15 @@ OPTIONS: Mapping[str, Option] = {
     "lora": Option("--lora", "lora_adapters"),
     "model_draft": Option("--model-draft", "speculative.draft.mparams.path"),
     "spec_type": Option("--spec-type", "speculative.types", _SPECULATIONS),
-    "spec_draft_n_max": Option("--spec-draft-n-max", "speculative.draft.n_max"),
-    "spec_draft_n_min": Option("--spec-draft-n-min", "speculative.draft.n_min"),
-    "spec_draft_p_min": Option("--spec-draft-p-min", "speculative.draft.p_min"),
+    "spec_draft_n_max": Option(
+        "--spec-draft-n-max", "speculative.draft.n_max", older=("--draft-max",)
+    ),
+    "spec_draft_n_min": Option(
+        "--spec-draft-n-min", "speculative.draft.n_min", older=("--draft-min",)
+    ),
+    "spec_draft_p_min": Option(
+        "--spec-draft-p-min", "speculative.draft.p_min", older=("--draft-p-min",)
+    ),
     "verbosity": Option("--verbosity", "verbosity"),
 }
 

@@ -3,7 +3,6 @@
 import functools
 import importlib.metadata
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +13,10 @@ from typing import Any, Protocol
 
 from vllama.engines import install, llamacpp_options
 from vllama.engines.llamacpp_options import OPTIONS
+from vllama.engines.llamacpp_program import ASK_S, HOST, Program
 from vllama.errors import EngineMissing
 from vllama.profile import Scalar
 from vllama.settings import Settings
-
-HOST = "127.0.0.1"
-ASK_S = 60.0
 
 
 class Runner(Protocol):
@@ -38,33 +35,6 @@ class Runner(Protocol):
     ) -> list[str]:
         """The command that serves `model` as `alias` on the loopback's `port`."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """The program `llama-server`."""
-
-    path: Path
-
-    def version(self) -> str:
-        """Such as `llama-server 6543`."""
-        found = re.search(r"version:\s*(\S+)", _said(str(self.path), "--version"))
-        return f"llama-server {found[1] if found else 'unknown'}"
-
-    def accepts(self) -> frozenset[str]:
-        """Those that its help names."""
-        known = set(re.findall(r"--[a-z][a-z0-9-]*", _said(str(self.path), "--help")))
-        return frozenset(name for name, option in OPTIONS.items() if option.flag in known)
-
-    def command(
-        self, model: Path, alias: str, port: int, options: Mapping[str, Scalar]
-    ) -> list[str]:
-        """Its command line."""
-        return [
-            str(self.path), "--model", str(model), "--alias", alias,
-            "--host", HOST, "--port", str(port), "--metrics", "--slots",
-            *llamacpp_options.flags(options),
-        ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +94,6 @@ def find(settings: Settings) -> Runner:
         return Wheel(importlib.metadata.version("xllamacpp"))
     except importlib.metadata.PackageNotFoundError:
         raise EngineMissing("llama.cpp is not installed", install.hint("llamacpp")) from None
-
-
-@functools.cache
-def _said(program: str, flag: str) -> str:
-    """What the program prints; empty when it cannot be run."""
-    try:
-        done = subprocess.run(
-            [program, flag], capture_output=True, text=True, timeout=ASK_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout + done.stderr
 
 
 @functools.cache
