@@ -33,7 +33,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="a hub repository, folder, GGUF file or Ollama name")
     add("--engine", default="auto", help="auto, vllm or llamacpp (auto)")
     add("--workload", action="append", metavar="NAME|FILE",
-        help=f"the load to tune for; may be given again ({DEFAULT_WORKLOAD})")  # fmt: skip
+        help="the load to tune for, or `observed`: what came to `serve --observe`; "
+             f"may be given again ({DEFAULT_WORKLOAD})")  # fmt: skip
     add("--objective", default="throughput", choices=["throughput", "latency", "balanced"])
     add("--slo", action="append", default=[], metavar="LIMIT",
         help="a limit to keep, such as ttft_p95=500ms; may be given again")  # fmt: skip
@@ -42,6 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--sampler", default="gp", help="gp, tpe, nsga2, random or grid (gp)")
     add("--seed", type=int, default=0, help="of the search (0)")
     add("--fresh", action="store_true", help="forget an earlier study instead of going on with it")
+    add("--no-live", action="store_true",
+        help="a start for each configuration, also where vLLM can be told others")  # fmt: skip
     add("--allow-lossy", action="store_true", help="also try what may change answers")
     add("--dummy-weights", action="store_true", help="random weights: no download, vLLM only")
     add("--dry-run", action="store_true", help="say what would be tried, start nothing")
@@ -87,12 +90,15 @@ def _prepare(args: argparse.Namespace, settings: Settings) -> _Plan:
     from vllama.tuner.objective import Objective
     from vllama.tuner.subject import Subject
 
-    load = tuple(
-        w for name in args.workload or [DEFAULT_WORKLOAD] for w in workloads.named(name)
-    )  # fmt: skip
     objective = Objective(args.objective, tuple(slo.parse(s) for s in args.slo))
     machine = hardware.visible(settings.environment)
     model = store.resolve(args.model, settings)
+    # Traffic at its own pace shows no throughput but its own: for that it is sent without pause.
+    paced = args.objective != "throughput"
+    load = tuple(
+        w for name in args.workload or [DEFAULT_WORKLOAD]
+        for w in workloads.named(name, settings.home / "traffic", model.name, paced=paced)
+    )  # fmt: skip
     choice = choose(model, machine, settings, args.engine)
     engine = choice.engine
     default = engine.default(model, machine)
@@ -162,7 +168,7 @@ def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
 
 async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: Any) -> None:
     """Write down and tell what happens, as it happens."""
-    from vllama.cli import tune_records
+    from vllama.cli import tune_aids, tune_records
     from vllama.tuner.trial import Trial
 
     keeper = keeping.Keeper(plan.settings.home, args.record)
@@ -171,7 +177,8 @@ async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: An
     assert me is not None
     with suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
-    async with aclosing(tuning.run()) as events:
+    aids = tune_aids.of(plan.choice.engine, plan.subject.default, live=not args.no_live)
+    async with aids as tuning.aids, aclosing(tuning.run()) as events:
         async for event in events:
             if isinstance(event, Trial):
                 say.trial(event, tuning)
@@ -186,7 +193,7 @@ def _keep(tuning: Tuning, plan: _Plan, args: argparse.Namespace) -> Outcome:
     """Put the profiles on the shelf, and the document beside the study."""
     from vllama.disk import write_whole
     from vllama.shelf import Shelf
-    from vllama.tuner import document
+    from vllama.tuner import costs, document
 
     selected = tuning.selected()
     shelf = Shelf(plan.settings.home / "profiles")
@@ -195,6 +202,7 @@ def _keep(tuning: Tuning, plan: _Plan, args: argparse.Namespace) -> Outcome:
     outcome = document.Outcome(
         tuning.subject, plan.machine, tuning.trials, tuning.blocks, tuning.judged(), selected,
         saved, tuning.stopped, tuning.spent_s, _command(args),
+        costs.by_rung(tuning.subject.space, tuning.trials, tuning.blocks, tuning.aids),
     )  # fmt: skip
     path = plan.settings.home / "studies" / f"{tuning.subject.study}.json"
     write_whole(path, json.dumps(document.of(outcome), indent=1))

@@ -8,6 +8,7 @@ from typing import TextIO
 from vllama.bench.measurement import Measurement
 from vllama.engines import Choice
 from vllama.machine import GIB, Machine
+from vllama.tuner.costs import configurations_per_hour
 from vllama.tuner.document import Outcome
 from vllama.tuner.finals import Block
 from vllama.tuner.subject import Subject
@@ -75,8 +76,10 @@ class Lines:
 
     def trial(self, trial: Trial, tuning: Tuning) -> None:
         """How a trial went."""
-        count = len(tuning.trials)
+        count = sum(t.has_own_start for t in tuning.trials)
         head = f"trial {count:>3}/{self._planned}  "
+        if not trial.has_own_start:
+            head = f"{'refused' if trial.refused else 'live':<13}  "
         tail = f"  ({trial.seconds:.0f} s)  {in_words(trial.options)}"
         if trial.state == "failed" and trial.failure:
             self.say(f"{head}failed: {trial.failure.kind}: {trial.failure.message}{tail}")
@@ -109,14 +112,28 @@ class Lines:
             options = outcome.selected[name].profile.options
             mine = {k: v for k, v in options.items() if outcome.subject.default.options.get(k) != v}
             self.say(f"profile    {name:<10} {in_words(mine)}  {path}")
+        self._costs(outcome)
         count, starting_s = len(outcome.trials), sum(t.start_s for t in outcome.trials)
         self.say(f"It took {outcome.seconds:.0f} s this time; {count} trials in the study.")
         if starting_s:
-            mean_s = starting_s / count
+            mean_s = starting_s / sum(1 for t in outcome.trials if t.start_s)
             rate = 3600 / mean_s
             self.say(
                 f"A start took {mean_s:.1f} s, which is {rate:.0f} starts an hour without load."
             )
+
+    def _costs(self, outcome: Outcome) -> None:
+        """What each rung cost."""
+        for cost in outcome.costs:
+            if cost.configurations:
+                starts = f" on {cost.starts} starts" if cost.starts else ""
+                refused = f", {cost.refused} not usable" if cost.refused else ""
+                self.say(
+                    f"cost       {cost.rung}: {cost.configurations} configurations{refused}"
+                    f"{starts}, {cost.seconds:.1f} s"
+                )
+        rate = configurations_per_hour(outcome.trials)
+        self.say(f"           {rate:.0f} configurations measured an hour of the search")
 
 
 def figures(measured: Mapping[str, Measurement]) -> str:

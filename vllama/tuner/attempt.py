@@ -12,6 +12,7 @@ from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.bench.workload import Workload
 from vllama.errors import EngineFailed
+from vllama.tuner.objective import JOINT
 from vllama.tuner.study import Ask
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Failure, State, Trial
@@ -56,7 +57,7 @@ async def attempt(
                 facts=dict(session.facts),
                 command=tuple(session.endpoint.command),
             )
-            measured, pruned = await _climb(session, subject.workloads, rungs, doubt)
+            measured, pruned = await measured_on(session, subject.workloads, rungs, doubt)
         trial = judged(replace(trial, measurements=measured), subject, pruned)
     except EngineFailed as failed:
         failure = Failure(failed.kind, failed.message, failed.phase)
@@ -64,7 +65,7 @@ async def attempt(
     return replace(trial, seconds=clock() - began, ended_at=datetime.now(UTC))
 
 
-async def _climb(
+async def measured_on(
     session: Session, workloads: Sequence[Workload], rungs: Sequence[Rung], doubt: Doubt
 ) -> tuple[dict[str, Measurement], str | None]:
     """Measure rung by rung on one start; stop early where more would tell nothing."""
@@ -113,6 +114,8 @@ def _broken(name: str, subject: Subject, measured: Mapping[str, Measurement]) ->
     if name == "failed":
         lost = sum(m.failed for m in measured.values())
         return f"{lost} requests failed"
+    if name == JOINT:
+        return "all limits at once were kept in less than 99 % of the time"
     limit = next(s for s in subject.objective.limits if s.name == name)
     excess = max(limit.excess(m) for m in measured.values())
     return f"{limit} is exceeded {math.exp(min(excess, 10)):.2f} times"

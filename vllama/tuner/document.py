@@ -10,10 +10,11 @@ from vllama.bench.measurement import Measurement
 from vllama.machine import Machine
 from vllama.profile import Scalar
 from vllama.tuner import finals
+from vllama.tuner.costs import Cost, configurations_per_hour
 from vllama.tuner.finals import Block
 from vllama.tuner.selection import Selected
 from vllama.tuner.subject import Subject
-from vllama.tuner.trial import Trial, same_options
+from vllama.tuner.trial import Trial, in_words, same_options
 from vllama.tuner.verdict import Verdict
 
 FORMAT = 1
@@ -33,6 +34,7 @@ class Outcome:
     stopped: str
     seconds: float
     command: str = ""
+    costs: Sequence[Cost] = ()
 
 
 def of(outcome: Outcome) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def of(outcome: Outcome) -> dict[str, Any]:
         },
         "finals": [_block(b) for b in outcome.blocks],
         "cost": _cost(outcome),
-        "ruled_out": [asdict(r) for r in subject.space.ruled_out],
+        "ruled_out": [asdict(r) for r in subject.space.ruled_out] + _refused(outcome.trials),
     }  # fmt: skip
 
 
@@ -90,7 +92,17 @@ def _trial(subject: Subject, trial: Trial) -> dict[str, Any]:
         "failure": None if failure is None else asdict(failure),
         "seconds": trial.seconds,
         "start_s": trial.start_s,
+        "effective": dict(trial.effective),
     }
+
+
+def _refused(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """What the engine itself ruled out before any start, in its words."""
+    return [
+        {"option": in_words(t.options), "reason": t.failure.message}
+        for t in trials
+        if t.refused and t.failure
+    ]
 
 
 def _value(subject: Subject, measured: Mapping[str, Measurement]) -> float | None:
@@ -133,7 +145,9 @@ def _cost(outcome: Outcome) -> dict[str, Any]:
     searched = sum(t.seconds for t in outcome.trials)
     return {
         "trials": len(outcome.trials),
-        "engine_starts": len(outcome.trials) + len(starts),
+        "engine_starts": sum(t.has_own_start for t in outcome.trials) + len(starts),
+        "rungs": [asdict(cost) for cost in outcome.costs],
+        "configurations_per_hour": configurations_per_hour(outcome.trials),
         "seconds": outcome.seconds,
         "search_s": searched,
         "start_s": sum(t.start_s for t in outcome.trials),

@@ -2,13 +2,15 @@
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench
 from vllama.errors import EngineFailed
-from vllama.tuner.attempt import Clock, Doubt, Rung, attempt
+from vllama.tuner.attempt import Clock, Doubt, Rung
+from vllama.tuner.ladder import Aids, Ladder
 from vllama.tuner.study import Study
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial
@@ -20,7 +22,7 @@ ASKS, WORTH = 3, 0.0005
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop: after so many trials in the study, or when `left_s` says so."""
+    """When to stop: after so many trials with a start of their own, or when `left_s` says so."""
 
     trials: int
     left_s: Callable[[], float] = lambda: math.inf
@@ -36,15 +38,14 @@ class Search:
         subject: Subject,
         rungs: Sequence[Rung],
         clock: Clock = time.monotonic,
+        aids: Aids | None = None,
     ) -> None:
         self._study = study
-        self._bench = bench
         self._subject = subject
-        self._rungs = rungs
-        self._clock = clock
+        self._ladder = Ladder(study, bench, subject, rungs, clock, aids)
         self.stopped = ""
 
-    async def run(self, limits: Limits) -> AsyncIterator[Trial]:
+    async def run(self, limits: Limits) -> AsyncGenerator[Trial, None]:
         """Try until a limit is reached or nothing is left; each trial is kept before it is given.
 
         Raises:
@@ -56,19 +57,19 @@ class Search:
             if ask is None:
                 reason = "every combination was tried"
                 break
-            trial = await attempt(
-                self._bench, self._subject, ask, self._rungs, self._doubt(), self._clock
-            )
-            self._study.tell(trial)
-            yield trial
+            climb = self._ladder.climb(ask, self._doubt(), limits.left_s)
+            async with aclosing(climb) as trials:
+                async for trial in trials:
+                    yield self._study.tell(trial)
         self.stopped = reason
 
     def _reason_to_stop(self, limits: Limits) -> str:
         done = self._study.trials()
         _give_up_if_hopeless(done)
-        if len(done) >= limits.trials:
+        started = [t for t in done if t.has_own_start]
+        if len(started) >= limits.trials:
             return f"{limits.trials} trials were done"
-        typical_s = sorted(t.seconds for t in done)[len(done) // 2] if done else 0.0
+        typical_s = sorted(t.seconds for t in started)[len(started) // 2] if started else 0.0
         if typical_s > limits.left_s():
             return "the budget holds no further trial beside the finals"
         return self._nothing_left()

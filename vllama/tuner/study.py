@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vllama.tuner.trial import Trial, key
 
 _TRIAL, _ORIGIN, _PARAMS = "trial", "origin", "params"
 MEMORY = ":memory:"
+UNASKED = -1
 _NEVER_MEASURED = -100.0
 _PHASES = ("parse", "import", "load", "profile", "graph", "ready", "run")
 _PATIENCE = 25
@@ -93,13 +94,32 @@ class Study:
         self._enqueue(options, origin, again=True)
         return self._started(self._study.ask(self._distributions), options)
 
-    def tell(self, trial: Trial) -> None:
+    def beside(self, options: dict[str, Scalar], origin: str) -> Ask:
+        """A configuration that costs nothing to try along with another; it may be forgotten."""
+        return Ask(UNASKED, options, origin)
+
+    def tell(self, trial: Trial) -> Trial:
         """Keep what became of the trial of this number: durable once its attribute is."""
+        if trial.number == UNASKED:
+            return self._added(trial)
         asked = self._asked.pop(trial.number)
         for name, excess in constraints(trial, self._objective).items():
             asked.set_constraint(name, excess)
         asked.set_user_attr(_TRIAL, json.dumps(trial.to_json()))
         self._study.tell(asked, self._value(trial))
+        return trial
+
+    def _added(self, trial: Trial) -> Trial:
+        """A trial that the sampler was not asked for, whole at once, under the next number."""
+        kept = replace(trial, number=len(self._study.get_trials(deepcopy=False)))
+        made = optuna.trial.create_trial(
+            value=self._value(trial), params=self._params(trial.options),
+            distributions=dict(self._distributions),
+            user_attrs={_TRIAL: json.dumps(kept.to_json())},
+            constraints=constraints(trial, self._objective),
+        )  # fmt: skip
+        self._study.add_trial(made)
+        return kept
 
     def take_up(self) -> None:
         """Finish what a killed tuner left: keep what was measured, queue the rest again."""
@@ -140,15 +160,18 @@ class Study:
         return None
 
     def _enqueue(self, options: dict[str, Scalar], origin: str, *, again: bool) -> None:
+        params = self._params(options)
+        about = {_ORIGIN: origin, _PARAMS: params}
+        self._study.enqueue_trial(params, about, skip_if_exists=not again)
+
+    def _params(self, options: Mapping[str, Scalar]) -> dict[str, Any]:
         choice = self._space.choice(options)
-        params = {
+        return {
             k.name: choice[k.name]
             if k.kind == "categorical"
             else k.choices.index(k.nearest(choice[k.name]) or 0)
             for k in self._space.knobs
         }
-        about = {_ORIGIN: origin, _PARAMS: params}
-        self._study.enqueue_trial(params, about, skip_if_exists=not again)
 
     def _choice(self, params: Mapping[str, Any]) -> dict[str, Scalar]:
         return {k.name: value_of(k, params[k.name]) for k in self._space.knobs}

@@ -10,6 +10,9 @@ import msgspec
 from vllama.bench.measurement import Measurement
 from vllama.profile import Scalar
 
+# The phase of what the engine refused before any start, and the origin of what was measured on
+# the start of another.
+DRY_RUN, LIVE = "dry_run", "live"
 State: TypeAlias = Literal["complete", "infeasible", "failed", "pruned"]
 
 
@@ -28,7 +31,8 @@ class Trial:
 
     `infeasible` was measured and breaks a limit, `pruned` was stopped early because it could
     not win, `failed` never gave a measurement. `start_s` is what its start cost, `seconds`
-    the whole trial. `origin` says who proposed it (`default`, `seed`, `search`, `control`).
+    the whole trial. `origin` says who proposed it (`default`, `seed`, `search`, `control`, `live`).
+    `effective` are the values of the knobs that the engine said it would work with.
     """
 
     number: int
@@ -43,11 +47,22 @@ class Trial:
     origin: str = "search"
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    effective: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Measured in full, and within every limit."""
         return self.state == "complete"
+
+    @property
+    def refused(self) -> bool:
+        """The engine said beforehand that it would not start; nothing was started."""
+        return self.failure is not None and self.failure.phase == DRY_RUN
+
+    @property
+    def has_own_start(self) -> bool:
+        """An engine was started for it, and not for another."""
+        return (self.origin != LIVE or self.start_s > 0) and not self.refused
 
     def to_json(self) -> dict[str, Any]:
         """The document that `from_json` reads."""

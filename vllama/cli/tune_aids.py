@@ -1,0 +1,41 @@
+"""What the engine of a tune can do beside starting: a dry run, and limits that change live."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from vllama.bench.rig import Session
+from vllama.engines import vllm_live
+from vllama.engines.engine import Engine
+from vllama.engines.vllm import Vllm
+from vllama.engines.vllm_dry_run import DryRun, Verdict
+from vllama.profile import Profile
+from vllama.tuner.ladder import Aids
+
+
+class LiveLimits:
+    """vLLM's scheduler follows other limits from the next step on."""
+
+    limits = vllm_live.LIMITS
+
+    def steerable(self, profile: Profile) -> Profile:
+        """With the scheduler that follows."""
+        return vllm_live.live(profile)
+
+    def steer(self, session: Session, limits: Mapping[str, int]) -> bool:
+        """False where this vLLM cannot."""
+        return vllm_live.set_limits(session.endpoint, **limits)
+
+
+@asynccontextmanager
+async def of(engine: Engine, default: Profile, *, live: bool = True) -> AsyncIterator[Aids]:
+    """The aids of `engine`, none where it has none; their helper is stopped on leaving."""
+    if not isinstance(engine, Vllm):
+        yield Aids()
+        return
+    async with DryRun(engine, default) as dry:
+
+        async def check(profile: Profile) -> Verdict:
+            return await dry.check(profile.options)
+
+        steers = live and vllm_live.is_supported(engine.installed())
+        yield Aids(check, LiveLimits() if steers else None)
