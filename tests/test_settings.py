@@ -29,6 +29,14 @@ def test_every_form_of_ollama_host_is_understood(text: str, url: str) -> None:
     assert Address.parse(text).url == url
 
 
+@pytest.mark.parametrize(
+    ("text", "keeps"), [("", False), ("0", False), ("false", False), ("1", True), ("yes", True)]
+)
+def test_blobs_are_kept_where_ollama_would_keep_them(text: str, keeps: bool) -> None:
+    settings = Settings.from_environment({"HOME": "/home/me", "OLLAMA_NOPRUNE": text})
+    assert settings.keeps_blobs is keeps
+
+
 def test_defaults_are_ollamas() -> None:
     settings = Settings.from_environment({"HOME": "/home/me"})
     assert settings.home == Path("/home/me/.vllama")

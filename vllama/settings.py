@@ -51,6 +51,7 @@ class Settings:
     context_length: int
     max_loaded_models: int
     max_queue: int
+    keeps_blobs: bool
     load_timeout_s: float
     hub_cache: Path
     hub_endpoint: str
@@ -75,6 +76,7 @@ class Settings:
             context_length=_count(env, "OLLAMA_CONTEXT_LENGTH", 0),
             max_loaded_models=_count(env, "OLLAMA_MAX_LOADED_MODELS", 0),
             max_queue=_count(env, "OLLAMA_MAX_QUEUE", 512),
+            keeps_blobs=_is_set(env, "OLLAMA_NOPRUNE"),
             load_timeout_s=_duration(env, "OLLAMA_LOAD_TIMEOUT", 300.0) or durations.FOREVER,
             hub_cache=Path(env.get("HF_HUB_CACHE") or hub_home / "hub"),
             hub_endpoint=env.get("HF_ENDPOINT") or "https://huggingface.co",
@@ -103,6 +105,11 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     if not text.isdigit():
         raise UsageError(f"{name} must be a whole number, not '{text}'")
     return int(text)
+
+
+def _is_set(env: Mapping[str, str], name: str) -> bool:
+    """As Ollama reads it: what is no boolean counts as true."""
+    return env.get(name, "") not in ("", "0", "f", "F", "false", "FALSE", "False")
 
 
 def _path(env: Mapping[str, str], name: str) -> Path | None:

@@ -4,11 +4,17 @@ import hashlib
 import json
 import re
 import threading
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 _TYPE = "application/vnd.ollama.image."
 
@@ -27,6 +33,11 @@ class Registry:
     stalls: list[threading.Event] = field(default_factory=list)
     has_ranges: bool = True
     token: str = ""
+    # Who gets a token, or is served at once: whoever sends this, or signs with this public key.
+    password: str = ""
+    public_key: bytes = b""
+    realm: str = ""
+    realm_asked: list[str] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -81,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._asked()
         if self.path.startswith("/token"):
+            if not self._is_known():
+                return self._reply(403, b"nobody knows you")
             return self._reply(200, json.dumps({"token": self.registry.token}).encode())
         if self._is_refused():
             return None
@@ -137,14 +150,40 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_refused(self) -> bool:
         wanted = self.registry.token
+        if not wanted and self.registry.password and not self._is_known():
+            self._reply(401, b"who are you", {"WWW-Authenticate": 'Basic realm="r"'})
+            return True
         if wanted and self.headers.get("Authorization") != f"Bearer {wanted}":
-            realm = f'Bearer realm="http://{self.registry.host}/token",service="r",scope="s"'
+            place = self.registry.realm or f"http://{self.registry.host}/token"
+            realm = f'Bearer realm="{place}",service="r",scope="s t"'
             self._reply(401, b"who are you", {"WWW-Authenticate": realm})
             return True
         if self.registry.codes:
             self._reply(self.registry.codes.pop(0), b"not now", {"Retry-After": "0"})
             return True
         return False
+
+    def _is_known(self) -> bool:
+        """Whether the password is right, or the signature over this very question."""
+        told = self.headers.get("Authorization", "")
+        self.registry.realm_asked.append(told)
+        if self.registry.password:
+            return told == f"Basic {b64encode(self.registry.password.encode()).decode()}"
+        if not self.registry.public_key:
+            return True
+        public, _, signature = told.partition(":")
+        if public.encode() != self.registry.public_key.split()[1]:
+            return False
+        nothing = b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
+        signed = f"GET,http://{self.registry.host}{self.path},{nothing}"
+        key = load_ssh_public_key(self.registry.public_key)
+        assert isinstance(key, Ed25519PublicKey)
+        try:
+            key.verify(b64decode(signature), signed.encode())
+        except InvalidSignature:
+            return False
+        asked = parse_qs(urlsplit(self.path).query)
+        return asked["scope"] == ["s", "t"] and {"ts", "nonce", "service"} <= set(asked)
 
     def _blob(self, data: bytes) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))

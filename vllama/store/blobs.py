@@ -91,6 +91,11 @@ class Blobs:
                 gone.append(digest)
         return gone
 
+    def untouched(self, now_s: float) -> list[str]:
+        """The digests of blobs that are a day old or older."""
+        found = (self.root.path / "blobs").glob("sha256-*")
+        return [p.name for p in found if p.is_file() and now_s - p.stat().st_mtime > _STALE_S]
+
     def sweep(self, now_s: float) -> None:
         """Remove uploads that a killed process left a day ago or earlier."""
         for path in (self.root.path / "blobs").glob(f"{_UPLOAD}*"):

@@ -1,6 +1,7 @@
 """The moment a model begins to exist, or ends: one at a time, all or nothing."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,11 +13,13 @@ from filelock import FileLock
 
 from vllama.errors import ModelBroken
 from vllama.settings import Settings
-from vllama.store import manifest
+from vllama.store import layout, manifest
 from vllama.store.blobs import Blobs
 from vllama.store.layout import find_blob, ours
 from vllama.store.manifest import CONFIG_TYPE, Layer, Manifest
 from vllama.store.reference import Name
+
+_log = logging.getLogger(__name__)
 
 
 def save(name: Name, raw: bytes, settings: Settings) -> list[str]:
@@ -31,7 +34,7 @@ def save(name: Name, raw: bytes, settings: Settings) -> list[str]:
         old = manifest.find(name, settings)
         manifest.save(name, raw, settings)
         Blobs(settings).sweep(time.time())
-        if old is None or not old.root.is_ours:
+        if old is None or not old.root.is_ours or settings.keeps_blobs:
             return []
         return Blobs(settings).prune(layer.digest for layer in old.manifest.blobs)
 
@@ -48,6 +51,30 @@ def remove(name: Name, settings: Settings) -> list[str]:
             folder.rmdir()
         old = Manifest.parse(raw, str(path))
         return Blobs(settings).prune(layer.digest for layer in old.blobs)
+
+
+def tidy(settings: Settings, now_s: float) -> list[str]:
+    """Remove what no model needs and nobody has touched for a day; which blobs they were.
+
+    With OLLAMA_NOPRUNE blobs stay, and where a manifest cannot be read. Younger ones may belong
+    to a pull or a create under way. Never fails: a server starts all the same.
+    """
+    blobs = Blobs(settings)
+    try:
+        blobs.sweep(now_s)
+        old = [] if settings.keeps_blobs else blobs.untouched(now_s)
+        if not old:
+            return []
+        with locked(settings):
+            named = {name.key for root in layout.roots(settings) for name, _ in root.names()}
+            is_whole = named == {entry.name.key for entry in manifest.entries(settings)}
+            gone = blobs.prune(old) if is_whole else []
+    except OSError as error:
+        _log.warning("unused blobs were left where they are: %s", error)
+        return []
+    if gone:
+        _log.info("removed %d blobs that no model needs (OLLAMA_NOPRUNE=1 keeps them)", len(gone))
+    return gone
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from urllib.parse import urljoin
 import httpx
 
 from vllama import __version__
+from vllama.store import login
 from vllama.store.errors import TransferFailed
+from vllama.store.login import Login
 from vllama.store.manifest import MANIFEST_TYPE
 from vllama.store.reference import Name
 
@@ -35,24 +38,30 @@ class Limits:
     longest_wait_s: float = 30.0
 
 
+_SIGN_IN = (
+    "Ollama's registry knows users by ~/.ollama/id_ed25519 (`ollama signin`), others by the"
+    " password that `docker login` has noted."
+)
+
+
 class Registry:
     """One model's place at its registry."""
 
-    def __init__(self, name: Name, client: httpx.AsyncClient, limits: Limits) -> None:
-        self.name, self.limits, self._client = name, limits, client
+    def __init__(self, name: Name, client: httpx.AsyncClient, limits: Limits, login: Login) -> None:
+        self.name, self.limits, self._client, self._login = name, limits, client, login
         self.base = f"{name.scheme}://{name.host}/v2/{name.namespace}/{name.model}"
-        self._token = ""
+        self._authorization = ""
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, name: Name, limits: Limits) -> AsyncIterator[Self]:
+    async def open(cls, name: Name, limits: Limits, login: Login) -> AsyncIterator[Self]:
         """Connections for one transfer."""
         timeout = httpx.Timeout(limits.stall_s)
         headers = {"User-Agent": f"vllama/{__version__}"}
         async with httpx.AsyncClient(
             timeout=timeout, follow_redirects=True, headers=headers
         ) as client:
-            yield cls(name, client, limits)
+            yield cls(name, client, limits, login)
 
     async def manifest(self) -> bytes:
         """The manifest's own bytes.
@@ -65,7 +74,9 @@ class Registry:
                 "GET", f"/manifests/{self.name.tag}", headers={"Accept": MANIFEST_TYPE}
             )
         except TransferFailed as error:
-            raise TransferFailed(f"pull model manifest: {error.message}", error.status) from error
+            raise TransferFailed(
+                f"pull model manifest: {error.message}", error.status, error.remedy
+            ) from error
         return reply.content
 
     async def request(
@@ -112,28 +123,37 @@ class Registry:
         async with self._client.stream("GET", url, headers=headers) as reply:
             yield reply
 
-    async def log_in(self, reply: httpx.Response) -> bool:
-        """Fetch the token that a 401 says is needed; whether there is a new one."""
-        challenge = reply.headers.get("www-authenticate", "")
-        if not challenge.lower().startswith("bearer "):
-            return False
-        parts = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-        realm = parts.pop("realm", "")
+    async def log_in(self, reply: httpx.Response, /) -> bool:
+        """Find what a 401 says is needed, a password or a token; whether there is a new one."""
+        scheme, _, rest = reply.headers.get("www-authenticate", "").partition(" ")
+        password, found = self._login.password(self.name.host), ""
+        if scheme.lower() == "basic":
+            found = password
+        elif scheme.lower() == "bearer":
+            token = await self._token(dict(re.findall(r'(\w+)="([^"]*)"', rest)), password)
+            found = f"Bearer {token}" if token else ""
+        is_new = bool(found) and found != self._authorization
+        self._authorization = found
+        return is_new
+
+    async def _token(self, asked: dict[str, str], password: str) -> str:
+        """A token from where the challenge says; signed or with the password where there is one."""
+        realm = asked.get("realm", "")
         if not realm:
-            return False
+            return ""
+        url = login.question(urljoin(self.base, realm), asked, time.time())
+        known = password or self._login.signature(url, self.name.host)
         try:
-            answer = await self._client.get(urljoin(self.base, realm), params=parts)
+            answer = await self._client.get(url, headers={"Authorization": known} if known else {})
             document: Any = answer.json() if answer.is_success else {}
         except (httpx.HTTPError, ValueError):
-            return False
-        token = document.get("token") or document.get("access_token") or ""
-        is_new = bool(token) and token != self._token
-        self._token = str(token)
-        return is_new
+            return ""
+        return str(document.get("token") or document.get("access_token") or "")
 
     def _with_token(self, headers: Mapping[str, str] | None) -> dict[str, str]:
         found = dict(headers or {})
-        return found | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
+        known = self._authorization
+        return found | ({"Authorization": known} if known else {})
 
 
 async def wait(attempt: int, asked: str, limits: Limits) -> None:
@@ -147,7 +167,7 @@ def refused(code: int, body: str) -> TransferFailed:
     if code == 404:
         return TransferFailed("file does not exist", 404)
     if code in (401, 403):
-        return TransferFailed(f"{code}: {body}", code)
+        return TransferFailed(f"{code}: {body}", code, _SIGN_IN)
     return TransferFailed(f"{code}: {body}")
 
 

@@ -11,6 +11,7 @@ from vllama.store.blobs import check_space
 from vllama.store.download import Download
 from vllama.store.errors import Refused, TransferFailed
 from vllama.store.layout import find_blob, ours
+from vllama.store.login import Login
 from vllama.store.manifest import Layer, Manifest
 from vllama.store.reference import HOST, NAMESPACE, TAG, InvalidName, Name
 from vllama.store.registry import Limits, Registry
@@ -86,7 +87,7 @@ async def push(
         path = ours(settings).manifest(parsed)
         raise TransferFailed(f"open {path}: no such file or directory")
     target = parsed.plain_http() if insecure else parsed
-    async with Registry.open(target, limits or Limits()) as registry:
+    async with Registry.open(target, limits or Limits(), Login.of(settings)) as registry:
         async with aclosing(push_blobs(entry, registry, settings)) as statuses:
             async for status in statuses:
                 yield status
@@ -105,7 +106,7 @@ async def _pull(
 ) -> AsyncGenerator[Status, None]:
     yield {"status": "pulling manifest"}
     target = name.plain_http() if insecure else Name(*_parts(name))
-    async with Registry.open(target, limits) as registry:
+    async with Registry.open(target, limits, Login.of(settings)) as registry:
         raw = await registry.manifest()
         found = Manifest.parse(raw, "the registry's answer")
         missing = [x for x in found.blobs if find_blob(x.digest, settings) is None]
