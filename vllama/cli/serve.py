@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from vllama.server.catalogue import Catalogue
     from vllama.server.launch import Launcher
     from vllama.server.logs import configure
+    from vllama.store import commit
 
     configure(json=args.json_logs)
     settings = Settings.from_environment()
@@ -98,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     # First of all: nothing is started for an address that cannot be had.
     listener = serving.listen(host, port)
     settings = replace(settings, address=Address("http", host, listener.getsockname()[1]))
+    commit.tidy(settings, time.time())
     machine = hardware.visible(settings.environment)
     catalogue = Catalogue(_references(args.models, settings), _attached(args.attach))
     launcher = Launcher(
