@@ -1,10 +1,10 @@
 """`make bench-tuner-real`: the tuner against an exhaustive grid of a real engine, here.
 
-Three parts, each start written down at once (call it again after an interruption): every
-point of the grid on a fresh start, the default again every few points; the tuner, fresh, on
-the same space with a third of the starts; and a race of the grid's best, the tuner's choice
-and the default, on interleaved fresh starts. Writes results/<machine>/tuner-<engine>.jsonl
-and .md. vLLM takes half an hour on two quiet cores, llama.cpp ten minutes.
+Its parts, each start written down at once (call it again after an interruption): `grid`, every
+point on a fresh start, the default again every few points; `tune`, the tuner, fresh, on the
+same space with a third as many trials; `live`, for vLLM, the same with several limits of the
+scheduler measured on one start; `race`, the grid's best, the tuner's choices and the default
+on interleaved fresh starts. Writes results/<machine>/tuner-<engine>.jsonl and .md.
 """
 
 import argparse
@@ -14,43 +14,46 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.tuner import real_shown
-from benchmarks.tuner.real_file import File, Line
+from benchmarks.tuner import real_shown, real_tune
+from benchmarks.tuner.real_file import File
 from benchmarks.tuner.real_grid import GRIDS, Grid, subject
 from benchmarks.tuner.side_by_side import SideBySide
 from vllama import hardware, store, toy
 from vllama.bench.rig import Bench, Rig
 from vllama.engines import choose
+from vllama.engines.engine import Engine
 from vllama.machine import Machine
 from vllama.profile import Scalar
 from vllama.settings import Settings
-from vllama.tuner import samplers, study
 from vllama.tuner.attempt import Rung, attempt
-from vllama.tuner.finals import Block
-from vllama.tuner.fit import Fit
-from vllama.tuner.prior import Analytic
 from vllama.tuner.study import Ask
 from vllama.tuner.subject import Subject
-from vllama.tuner.trial import Trial, in_words, key
-from vllama.tuner.tuning import Budget, Tuning
+from vllama.tuner.trial import key
+from vllama.tuner.tuning import Budget
 
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "tuner-real"
 CONTROL_EVERY, RACED = 8, 5
 ROUNDS = {"llamacpp": 4, "vllm": 2}
+PARTS = ("grid", "tune", "live", "race")
+# Seconds for each tune, finals included; llama.cpp takes what it needs.
+BUDGETS_S = {"llamacpp": None, "vllm": 540.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """All that the parts have in common."""
 
-    engine: str
+    engine: Engine
     grid: Grid
-    bench: Bench
     about: Subject
     machine: Machine
     file: File
     points: tuple[dict[str, Scalar], ...]
+
+    @property
+    def bench(self) -> Bench:
+        return Rig(self.engine)
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -62,12 +65,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--engine", default="llamacpp", choices=list(GRIDS))
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--parts", default=",".join(PARTS), help="those to do now (all)")
     parser.add_argument("--points", type=int, help="only so many points, to try the benchmark")
     parser.add_argument("--seconds", type=float, help="of each measurement, to try the benchmark")
     parser.add_argument("--out", type=Path, help="a folder in place of results/<machine>")
     args = parser.parse_args()
     work = _prepared(args)
-    asyncio.run(_run(work, args.fresh))
+    if args.fresh:
+        work.file.forget()
+    asyncio.run(_run(work, args.parts.split(",")))
     table = real_shown.table(work.about, work.file.lines(), work.points)
     work.file.path.with_suffix(".md").write_text(table)
     print(table)
@@ -89,17 +95,26 @@ def _prepared(args: argparse.Namespace) -> Work:
     out = args.out or ROOT / "results" / machine.fingerprint
     file = File(out / f"tuner-{args.engine}.jsonl")
     chosen = points[:: max(1, len(points) // args.points)] if args.points else points
-    return Work(args.engine, grid, Rig(engine), about, machine, file, chosen)
+    return Work(engine, grid, about, machine, file, chosen)
 
 
-async def _run(work: Work, fresh: bool) -> None:
-    storage = str(CACHE / f"{work.about.study}.db")
-    if fresh or not work.file.path.exists():
-        work.file.forget()
-        study.forget(storage)
-    await _measure_grid(work)
-    await _tune(work, storage)
-    await _race(work)
+async def _run(work: Work, parts: Sequence[str]) -> None:
+    if "grid" in parts:
+        await _measure_grid(work)
+    third = max(1, len(work.points) // 3)
+    if "tune" in parts:
+        await _tune(work, third, live=False)
+    if "live" in parts and work.engine.name == "vllm":
+        # One start for the default and for each way to compile and compute.
+        await _tune(work, max(2, third * 5 // 8), live=True)
+    if "race" in parts:
+        await _race(work)
+
+
+async def _tune(work: Work, trials: int, *, live: bool) -> None:
+    budget = Budget(trials, BUDGETS_S[work.engine.name])
+    run = real_tune.Run(work.engine, work.about, work.machine, work.file, budget, live)
+    await real_tune.tune(run, CACHE)
 
 
 async def _measure_grid(work: Work) -> None:
@@ -135,47 +150,16 @@ async def _together(
 
     async def one(part: str, options: dict[str, Scalar]) -> None:
         ask = Ask(round_, options, part)
-        _keep(work, part, await attempt(bench, work.about, ask, work.rungs), round_)
+        work.file.keep(part, await attempt(bench, work.about, ask, work.rungs), round_)
 
     await asyncio.gather(*(one(part, options) for part, options in group))
-
-
-def _keep(work: Work, part: str, trial: Trial, round_: int = 0) -> None:
-    line = Line.of(part, trial, round_)
-    work.file.append(line)
-    rate = f"{line.rate:8.1f} tok/s" if line.rate else f"{line.failure[:60]}"
-    print(f"{part:8} {rate}  start {line.start_s:5.1f} s  {in_words(line.options)}", flush=True)
-
-
-async def _tune(work: Work, storage: str) -> None:
-    """The tuner on the same space: at most a third as many trials as the grid has points."""
-    if any(work.file.lines("chosen")):
-        return
-    about = work.about
-    trials = max(1, len(work.points) // 3)
-    prior = Analytic(Fit.of(about.space.ground), about.objective, about.workloads)
-    sampler = samplers.make(samplers.OURS, about.space, 0, about.objective, prior)
-    with study.opened(storage, about.study, about.space, about.objective, sampler) as kept:
-        tuning = Tuning(kept, work.bench, about, work.machine, Budget(trials))
-        told = {line.number for line in work.file.lines("trial")}
-        async for event in tuning.run():
-            if isinstance(event, Block):
-                print(f"finals   round {event.round + 1}  {in_words(event.options)}", flush=True)
-            elif event.number not in told:
-                _keep(work, "trial", event)
-        verdict = tuning.judged()
-        starts = len({(b.round, key(b.options)) for b in tuning.blocks})
-        work.file.append(
-            Line("chosen", verdict.options, number=starts, seconds=tuning.spent_s,
-                 failure=f"{tuning.stopped}; {verdict.reason}")
-        )  # fmt: skip
 
 
 async def _race(work: Work) -> None:
     """The grid's best few, the choice and the default, interleaved on fresh starts."""
     sides = real_shown.to_race(work.file.lines(), RACED)
     done = {(line.round, key(line.options)) for line in work.file.lines("race")}
-    for number in range(ROUNDS[work.engine]):
+    for number in range(ROUNDS[work.engine.name]):
         order = sides if number % 2 == 0 else sides[::-1]
         todo = [("race", s) for s in order if (number, key(s)) not in done]
         await _in_groups(work, todo, number)

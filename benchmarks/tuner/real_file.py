@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from vllama.profile import Scalar
-from vllama.tuner.trial import Trial
+from vllama.tuner.trial import Trial, in_words
 
 FACTS = ("kv_cache_tokens", "kv_cache_bytes", "load_s", "compile_s")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One start, or the tuner's choice (`chosen`, whose `number` is the starts of its finals).
+    """One configuration that was measured, or a tuner's choice.
 
-    `part` is one of grid, control, trial, live, chosen, race.
+    `part` is grid, control, race, trial, live-trial, or chosen and live-chosen, whose `number`
+    is the starts of the finals and whose `rate` is configurations an hour of the search.
     """
 
     part: str
@@ -68,6 +69,14 @@ class File:
             file.write(json.dumps(_short(line)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def keep(self, part: str, trial: Trial, round_: int = 0) -> None:
+        """Keep a trial, and say so."""
+        line = Line.of(part, trial, round_)
+        self.append(line)
+        rate = f"{line.rate:8.1f} tok/s" if line.rate else f"{line.failure[:60]}"
+        words = in_words(line.options)
+        print(f"{part:10} {rate}  start {line.start_s:5.1f} s  {words}", flush=True)
 
     def forget(self) -> None:
         """Begin anew."""

@@ -24,7 +24,7 @@ def shuffled(points: Sequence[Options]) -> list[Options]:
 def to_race(lines: Sequence[Line], best: int) -> list[Options]:
     """The default, the tuner's choice, and the grid's best few; each once."""
     grid = sorted((x for x in lines if x.part == "grid"), key=lambda x: -x.rate)
-    sides = [{}, *(x.options for x in lines if x.part == "chosen")]
+    sides = [{}, *(x.options for x in lines if x.part in ("chosen", "live-chosen"))]
     sides += [x.options for x in grid[:best]]
     return [dict(s) for s in {key(s): s for s in sides}.values()]
 
@@ -81,30 +81,43 @@ def table(about: Subject, lines: Sequence[Line], points: Sequence[Options]) -> s
 
 
 def _found(lines: Sequence[Line], points: Sequence[Options]) -> Iterator[str]:
-    by_part = {p: [x for x in lines if x.part == p] for p in ("grid", "control", "trial", "race")}
-    chosen = next((x for x in lines if x.part == "chosen"), None)
     race = Race.of(lines)
-    if chosen is None or race is None:
+    count = {p: sum(x.part == p for x in lines) for p in {x.part for x in lines}}
+    if race is None:
         yield "Not through yet."
         return
-    exhaustive = len(by_part["grid"]) + len(by_part["control"]) + len(by_part["race"])
+    exhaustive = count.get("grid", 0) + count.get("control", 0) + count.get("race", 0)
     yield from (
         "| | |",
         "| --- | --- |",
-        f"| the tuner's choice | `{in_words(chosen.options)}` |",
-        f"| the grid's best, after re-measuring its best few | `{_words(race, lines)}` |",
-        f"| **choice / grid's best** | **{_ratio(race.ratio(race.best, key(chosen.options)))}** |",
-        f"| choice / default | {_ratio(race.ratio(key({}), key(chosen.options)))} |",
-        f"| starts of the grid | {len(by_part['grid'])} of {len(points)} points "
+        f"| starts of the grid | {count.get('grid', 0)} of {len(points)} points "
         f"({exhaustive} with controls and race) |",
-        f"| starts of the tuner | {len(by_part['trial'])} to search, {chosen.number} in its "
-        "finals |",
-        f"| it ended because | {chosen.failure} |",
+        f"| the grid's best, after re-measuring its best few | `{_words(race, lines)}` |",
     )
-    rates = [x.rate for x in by_part["control"] if x.rate]
+    rates = [x.rate for x in lines if x.part == "control" and x.rate]
     if len(rates) > 1:
         spread = max(rates) / min(rates) - 1
         yield f"| the default, {len(rates)} times among the points | apart by {spread:.1%} |"
+    for part, name in (("", "the tuner"), ("live-", "the tuner with live limits")):
+        yield from _tuner(lines, race, part, name)
+
+
+def _tuner(lines: Sequence[Line], race: Race, part: str, name: str) -> Iterator[str]:
+    chosen = next((x for x in lines if x.part == f"{part}chosen"), None)
+    if chosen is None:
+        return
+    trials = [x for x in lines if x.part == f"{part}trial"]
+    starts = sum(x.start_s > 0 for x in trials)
+    mine = key(chosen.options)
+    yield from (
+        f"| **{name}** chose | `{in_words(chosen.options)}` |",
+        f"| **its choice / grid's best** | **{_ratio(race.ratio(race.best, mine))}** |",
+        f"| its choice / default | {_ratio(race.ratio(key({}), mine))} |",
+        f"| it measured | {len(trials)} configurations on {starts} starts, {chosen.rate:.0f} an "
+        f"hour; {chosen.number} starts in its finals; {chosen.seconds:.0f} s in all |",
+        f"| it ended because | {chosen.failure} |",
+        *(f"| rung: {rung} | {told} |" for rung, told in chosen.facts.items()),
+    )
 
 
 def _words(race: Race, lines: Sequence[Line]) -> str:
@@ -138,9 +151,11 @@ def _trials(lines: Sequence[Line]) -> Iterator[str]:
     """What the tuner tried, in its order, with the grid's figure for the same point."""
     grid = {key(x.options): x.rate for x in lines if x.part == "grid"}
     best = max(grid.values(), default=0.0)
-    yield "| trial | options | tok/s | the grid's figure / its best |"
-    yield "| --- | --- | --- | --- |"
-    for number, line in enumerate((x for x in lines if x.part == "trial"), 1):
-        share = grid.get(key(line.options), 0.0) / best if best else 0.0
-        told = f"{line.rate:.0f}" if line.rate else line.failure
-        yield f"| {number} | `{in_words(line.options)}` | {told} | {share:.3f} |"
+    yield "| trial | | options | tok/s | the grid's figure / its best |"
+    yield "| --- | --- | --- | --- | --- |"
+    for part, name in (("trial", ""), ("live-trial", "live")):
+        for number, line in enumerate((x for x in lines if x.part == part), 1):
+            share = grid.get(key(line.options), 0.0) / best if best else 0.0
+            told = f"{line.rate:.0f}" if line.rate else line.failure
+            words = in_words(line.options)
+            yield f"| {number} | {name} | `{words}` | {told} | {share:.3f} |"
