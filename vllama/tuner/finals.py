@@ -15,6 +15,7 @@ from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
 from vllama.profile import Scalar
+from vllama.tuner import drift
 from vllama.tuner.attempt import bounded, lasting
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial, key
@@ -79,10 +80,9 @@ def plan(
     if left_s is not None:
         wanted = [*_LAVISH, *wanted]
     for rounds, blocks, contenders in [*wanted, (2, 1, 1)]:
-        sides = [start_s + blocks * cost for cost in costs_s[: contenders + 1]]
-        needed = 2 * sum(sides) + (rounds - 2) * sum(sides[:2])
-        if left_s is None or needed <= left_s:
-            return Plan(rounds, blocks, block_s, contenders, side_by_side)
+        found = Plan(rounds, blocks, block_s, contenders, side_by_side)
+        if left_s is None or cost_s(found, start_s, costs_s) <= left_s:
+            return found
     return None
 
 
@@ -183,11 +183,21 @@ async def _block(
         yield Block(options, number, workload.name, measured, start_s, command)
 
 
+def cost_s(plan: Plan, start_s: float, costs_s: Sequence[float]) -> float:
+    """How long the finals should take: two rounds of everyone, the others of the best."""
+    sides = [start_s + plan.blocks * cost for cost in costs_s[: plan.contenders + 1]]
+    return 2 * sum(sides) + (plan.rounds - 2) * sum(sides[:2])
+
+
 def ranked(subject: Subject, trials: Sequence[Trial]) -> list[Trial]:
-    """The complete trials that are not the default, best first, each configuration once."""
+    """The complete trials that are not the default, best first, each configuration once.
+
+    As they would have been on a machine that did not drift.
+    """
+    shift = drift.of(trials, subject.objective)
     best = sorted(
         (t for t in trials if t.complete and t.options),
-        key=lambda t: subject.objective.value(t.measurements),
+        key=lambda t: subject.objective.value(t.measurements) - shift.at(t.number),
         reverse=True,
     )
     first: dict[str, Trial] = {}

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
 from vllama.profile import Scalar
-from vllama.tuner import crashes, gaussian
+from vllama.tuner import crashes, drift, gaussian
 from vllama.tuner.gaussian import Array, Mask
 from vllama.tuner.objective import Objective
 from vllama.tuner.prior import Prior
@@ -121,7 +121,10 @@ class ModelSampler(BaseSampler):
         self, measured: Sequence[Trial], expected: "_Expected", started: Array, open_: Mask
     ) -> int:
         rows = np.array([self._index[key(t.options)] for t in measured])
-        values = np.array([self._objective.value(t.measurements) for t in measured])
+        shift = drift.of(measured, self._objective)
+        values = np.array(
+            [self._objective.value(t.measurements) - shift.at(t.number) for t in measured]
+        )
         # Candidates that the prior cannot tell apart are told apart by what was measured.
         process = gaussian.fit(self._x[rows], values - expected.value[rows])
         mean, sd = process.predict(self._x)

@@ -11,6 +11,7 @@ from vllama.tuner.slo import Slo
 
 Measured: TypeAlias = Mapping[str, Measurement]
 TOLERATED_FAILURES = 0.01
+JOINT, COMPLIANT = "joint", 0.99
 
 
 def _throughput(measured: Measurement) -> float:
@@ -81,6 +82,8 @@ class Objective:
         found = {"failed": _failures(measured)}
         for limit in self.limits:
             found[limit.name] = max((limit.excess(m) for m in measured.values()), default=math.inf)
+        if self.name == "capacity":
+            found[JOINT] = COMPLIANT - min(map(_compliance, measured.values()), default=1.0)
         return found
 
     def holds(self, measured: Measured) -> bool:
@@ -90,6 +93,12 @@ class Objective:
     def named(self, name: str) -> "Objective":
         """Another goal within the same limits."""
         return Objective(name, self.limits)
+
+
+def _compliance(measured: Measurement) -> float:
+    """The share of the time in which all limits held at once; all of it where none is joint."""
+    share = measured.joint_compliance
+    return 1.0 if share is None else share
 
 
 def _failures(measured: Measured) -> float:

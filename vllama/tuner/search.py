@@ -1,5 +1,6 @@
 """The search: ask, try, tell, until there is a reason to stop."""
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -9,15 +10,18 @@ from dataclasses import dataclass
 from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench
 from vllama.errors import EngineFailed
+from vllama.tuner import drift, jobs
 from vllama.tuner.attempt import Clock, Doubt, Rung
 from vllama.tuner.ladder import Aids, Ladder
-from vllama.tuner.study import Study
+from vllama.tuner.study import Ask, Study
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial
 
 HOPELESS = 5
 # The search has converged when so many asks in a row promise less than so much.
 ASKS, WORTH = 3, 0.0005
+# How often to look whether other workers are done.
+POLL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,11 @@ class Search:
         rungs: Sequence[Rung],
         clock: Clock = time.monotonic,
         aids: Aids | None = None,
+        side_by_side: int = 1,
     ) -> None:
         self._study = study
+        self._jobs = side_by_side
+        self._in_control = False
         self._subject = subject
         self._ladder = Ladder(study, bench, subject, rungs, clock, aids)
         self.stopped = ""
@@ -52,22 +59,42 @@ class Search:
             EngineFailed: nothing can start, whatever the options: the first failure.
             EngineMissing: there is no engine.
         """
-        while not (reason := self._reason_to_stop(limits)):
-            ask = self._study.ask()
-            if ask is None:
-                reason = "every combination was tried"
-                break
-            climb = self._ladder.climb(ask, self._doubt(), limits.left_s)
-            async with aclosing(climb) as trials:
-                async for trial in trials:
-                    yield self._study.tell(trial)
-        self.stopped = reason
+        def climb(ask: Ask) -> AsyncGenerator[Trial, None]:
+            control = ask.origin == drift.CONTROL
+            doubts = (lambda _: None) if control else self._doubt()
+            return self._ladder.climb(ask, doubts, limits.left_s)
+
+        trials = jobs.run(self._jobs, lambda _: self._following(limits), climb)
+        async with aclosing(trials), self._study.alive():
+            async for trial in trials:
+                self._in_control = self._in_control and trial.origin != drift.CONTROL
+                yield self._study.tell(trial)
+        await self._others_done(limits)
+
+    def _following(self, limits: Limits) -> Ask | None:
+        self.stopped = self._reason_to_stop(limits)
+        if self.stopped:
+            return None
+        due = drift.is_due(self._study.trials()) and not self._study.has_queue
+        if due and not self._in_control:
+            self._in_control = True
+            return self._study.repeat({}, drift.CONTROL)
+        ask = self._study.ask()
+        if ask is None:
+            self.stopped = "every combination was tried"
+        return ask
+
+    async def _others_done(self, limits: Limits) -> None:
+        """Wait for the trials of other workers of this study, unless they are dead."""
+        while self._study.under_way and limits.left_s() > 0:
+            self._study.free_stale()
+            await asyncio.sleep(POLL_S)
 
     def _reason_to_stop(self, limits: Limits) -> str:
         done = self._study.trials()
         _give_up_if_hopeless(done)
-        started = [t for t in done if t.has_own_start]
-        if len(started) >= limits.trials:
+        started = [t for t in done if t.has_own_start and t.origin != drift.CONTROL]
+        if len(started) + self._study.under_way >= limits.trials:
             return f"{limits.trials} trials were done"
         typical_s = sorted(t.seconds for t in started)[len(started) // 2] if started else 0.0
         if typical_s > limits.left_s():

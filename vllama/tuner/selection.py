@@ -11,7 +11,7 @@ from vllama.tuner import finals
 from vllama.tuner.finals import Block
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial, key, same_options
-from vllama.tuner.verdict import Verdict, judge
+from vllama.tuner.verdict import Verdict, best_trial, judge
 
 GOALS = ("throughput", "latency", "balanced")
 # What one measurement of a few seconds must gain before it is believed without finals.
@@ -44,10 +44,9 @@ def select(
 
 def _believed(subject: Subject, trials: Sequence[Trial], verdict: Verdict) -> dict[str, Scalar]:
     """The finals are for the objective asked for: another goal's best may not have been there."""
-    value = subject.objective.value
     complete = [t for t in trials if t.complete]
     base = next((t for t in complete if not t.options), None)
-    best = max(complete, key=lambda t: value(t.measurements), default=None)
+    best = best_trial(subject, trials)
     if best is None or base is None:
         return verdict.options
     if subject.objective.ratio(best.measurements, base.measurements) < UNPROVEN_MARGIN:

@@ -25,6 +25,9 @@ _TRIAL, _ORIGIN, _PARAMS = "trial", "origin", "params"
 MEMORY = ":memory:"
 UNASKED = -1
 _NEVER_MEASURED = -100.0
+# A worker that has said nothing for so long is dead: its trial is free again.
+_BEAT = "alive_at"
+BEAT_S, GRACE_S = 15.0, 120.0
 _PHASES = ("parse", "import", "load", "profile", "graph", "ready", "run")
 _PATIENCE = 25
 
@@ -54,8 +57,11 @@ class Study:
     In Optuna a number is the index among its knob's values: they are few and uneven.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, objective: Objective) -> None:
+    def __init__(
+        self, study: optuna.Study, space: Space, objective: Objective, *, is_shared: bool = False
+    ) -> None:
         self._study = study
+        self._is_shared = is_shared
         self._space = space
         self._objective = objective
         self._distributions = {k.name: distribution(k) for k in space.knobs}
@@ -79,15 +85,70 @@ class Study:
 
     def ask(self) -> Ask | None:
         """What to try next, never a repeat; None when everything was tried."""
+        self.free_stale()
         seen = {key(t.options): t for t in self.trials()}
         for _ in range(_PATIENCE):
             asked = self._study.ask(self._distributions)
             options = self._space.launch(self._choice(asked.params))
+            if key(options) in self._tried_beside(asked.number):
+                # Somebody is at it: what comes of it is not known, and is no news to anybody.
+                self._study.tell(asked, state=TrialState.FAIL)
+                continue
             known = seen.get(key(options))
             if known is None and self._space.check(options) is None:
                 return self._started(asked, options)
             self._answer(asked, known)
         return self._untried(seen)
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether something was planted that was not asked for yet."""
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    @property
+    def under_way(self) -> int:
+        """How many trials are being measured now, by whomever."""
+        return len(self._running())
+
+    @asynccontextmanager
+    async def alive(self) -> AsyncIterator[None]:
+        """Meanwhile show other workers that the trials asked for here are not abandoned."""
+
+        async def beat() -> None:
+            while True:
+                for asked in self._asked.values():
+                    asked.set_user_attr(_BEAT, time.time())
+                await asyncio.sleep(BEAT_S)
+
+        beating = asyncio.create_task(beat()) if self._is_shared else None
+        try:
+            yield
+        finally:
+            if beating is not None:
+                beating.cancel()
+                await asyncio.gather(beating, return_exceptions=True)
+
+    def free_stale(self) -> None:
+        """Queue again what a dead worker had in hand."""
+        if not self._is_shared:
+            return
+        for left in self._running():
+            since_s = time.time() - float(left.user_attrs.get(_BEAT, _born(left)))
+            if left.number not in self._asked and since_s > GRACE_S:
+                # Another worker may have been quicker.
+                with suppress(RuntimeError, optuna.exceptions.UpdateFinishedTrialError):
+                    self._settle(left)
+
+    def _running(self) -> list[optuna.trial.FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _tried_beside(self, number: int) -> set[str]:
+        """What is under way, as far as it was asked for before trial `number`."""
+        return {
+            key(self._space.launch(self._choice(t.params)))
+            for t in self._running()
+            if t.number < number and t.params.keys() == self._distributions.keys()
+        }
 
     def repeat(self, options: dict[str, Scalar], origin: str) -> Ask:
         """Ask for a configuration again, to see whether the machine is still the same."""
@@ -123,15 +184,21 @@ class Study:
 
     def take_up(self) -> None:
         """Finish what a killed tuner left: keep what was measured, queue the rest again."""
-        for left in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _TRIAL in left.user_attrs:
-                self._study.tell(left.number, self._value(read(left)))
-                continue
-            params = left.user_attrs.get(_PARAMS, left.params)
-            origin = str(left.user_attrs.get(_ORIGIN, "search"))
-            self._study.tell(left.number, state=TrialState.FAIL)
-            if params.keys() == self._distributions.keys():
-                self._enqueue(self._space.launch(self._choice(params)), origin, again=True)
+        if self._is_shared:
+            self.free_stale()
+            return
+        for left in self._running():
+            self._settle(left)
+
+    def _settle(self, left: optuna.trial.FrozenTrial) -> None:
+        if _TRIAL in left.user_attrs:
+            self._study.tell(left.number, self._value(read(left)))
+            return
+        params = left.user_attrs.get(_PARAMS, left.params)
+        origin = str(left.user_attrs.get(_ORIGIN, "search"))
+        self._study.tell(left.number, state=TrialState.FAIL)
+        if params.keys() == self._distributions.keys():
+            self._enqueue(self._space.launch(self._choice(params)), origin, again=True)
 
     def _value(self, trial: Trial) -> float:
         if not trial.measurements:
@@ -140,6 +207,8 @@ class Study:
 
     def _started(self, asked: optuna.trial.Trial, options: dict[str, Scalar]) -> Ask:
         self._asked[asked.number] = asked
+        if self._is_shared:
+            asked.set_user_attr(_BEAT, time.time())
         outlook = getattr(self._study.sampler, "outlook", None)
         if isinstance(outlook, Outlook):
             self.outlooks.append(outlook)
@@ -175,6 +244,10 @@ class Study:
 
     def _choice(self, params: Mapping[str, Any]) -> dict[str, Scalar]:
         return {k.name: value_of(k, params[k.name]) for k in self._space.knobs}
+
+
+def _born(trial: optuna.trial.FrozenTrial) -> float:
+    return trial.datetime_start.timestamp() if trial.datetime_start else 0.0
 
 
 def distribution(knob: Knob) -> BaseDistribution:
@@ -232,7 +305,7 @@ def opened(
     Raises:
         UsageError: another tuner is at work on it.
     """
-    with _alone(storage) as where:
+    with storages.held(storage) as where:
         made = optuna.create_study(
             storage=where,
             study_name=name,
@@ -240,53 +313,6 @@ def opened(
             sampler=sampler,
             load_if_exists=True,
         )
-        study = Study(made, space, objective)
+        study = Study(made, space, objective, is_shared=storages.is_shared(storage))
         study.take_up()
         yield study
-
-
-@contextmanager
-def _alone(storage: str) -> Iterator[str | RDBStorage | None]:
-    if "://" in storage or storage == MEMORY:
-        yield None if storage == MEMORY else storage
-        return
-    path = Path(storage)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _hold(lock)
-        yield _file(path)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"another vllama is tuning this at the moment ({path.stem})",
-            "Wait for it, or stop it: what it has finished is kept.",
-        ) from error
-    finally:
-        os.close(lock)
-
-
-def _file(path: Path) -> RDBStorage:
-    """A write-ahead log: what was told survives a kill, without waiting for the disk each time."""
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
-
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
-
-
-def _hold(lock: int) -> None:
-    """Lock it until it is closed, also by a kill; where locks are unknown, trust the user."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def forget(storage: str) -> None:
-    """Delete the study in the file `storage`."""
-    for path in (Path(storage), Path(f"{storage}-shm"), Path(f"{storage}-wal")):
-        path.unlink(missing_ok=True)

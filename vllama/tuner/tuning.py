@@ -3,14 +3,16 @@
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from vllama.bench.rig import Bench
 from vllama.machine import Machine
 from vllama.profile import Scalar
-from vllama.tuner import effort, finals, verdict
+from vllama.tuner import ablation, capacity, claims, drift, effort, finals, verdict
+from vllama.tuner.ablation import Ablated
 from vllama.tuner.attempt import Clock
+from vllama.tuner.deadline import OutOfTimeError, TimedBench
 from vllama.tuner.finals import Block
 from vllama.tuner.ladder import Aids
 from vllama.tuner.search import Limits, Search
@@ -22,6 +24,8 @@ from vllama.tuner.verdict import Verdict
 
 # Where everything is slow, a few trials without proof are worth more than a proof of one.
 MOST_FOR_FINALS = 0.4
+# A budget may be overrun by this share, so that what has nearly ended need not be thrown away.
+OVERRUN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,11 @@ class Tuning:
         budget: Budget,
         clock: Clock = time.monotonic,
         aids: Aids | None = None,
+        ablate: bool = False,
     ) -> None:
         self._study = study
-        self._bench = bench
+        timed = TimedBench(bench, self._deadline_s)
+        self._bench = capacity.over(timed, subject.objective)
         self._machine = machine
         self._budget = budget
         self._clock = clock
@@ -57,6 +63,9 @@ class Tuning:
         self.aids = aids or Aids()
         self.subject = subject
         self.blocks: list[Block] = []
+        self.ablated: list[Ablated] = []
+        self._wants_ablation = ablate
+        self._in_finals = False
         self.stopped = "interrupted"
 
     @property
@@ -71,20 +80,29 @@ class Tuning:
 
     async def run(
         self, related: Mapping[str, list[dict[str, Scalar]]] | None = None
-    ) -> AsyncGenerator[Trial | Block, None]:
-        """Search, then finals. `related` are further seeds, by where they come from."""
+    ) -> AsyncGenerator[Trial | Block | Ablated, None]:
+        """Search, finals, ablation. `related` are further seeds, by where they come from."""
         default, *seeds = [dict(s) for s in self.subject.space.seeds]
         self._study.plant({"default": [default], "seed": seeds, **(related or {})})
         search = Search(
             self._study, self._bench, self.subject, self._effort.rungs, self._clock, self.aids
         )
-        async with aclosing(search.run(self._limits())) as trials:
-            async for trial in trials:
-                yield trial
-        self.stopped = search.stopped
-        async for block in self._finals():
-            self.blocks.append(block)
-            yield block
+        try:
+            async with aclosing(search.run(self._limits())) as trials:
+                async for trial in trials:
+                    yield trial
+            self.stopped = search.stopped
+        except OutOfTimeError:
+            self.stopped = "the budget ended in the middle of a trial, which is not counted"
+        self._in_finals = True
+        with suppress(OutOfTimeError):
+            async for block in self._finals():
+                self.blocks.append(block)
+                yield block
+            if self._wants_ablation:
+                async for part in self._ablation():
+                    self.ablated.append(part)
+                    yield part
 
     def judged(self) -> Verdict:
         """What may be said by now."""
@@ -105,8 +123,11 @@ class Tuning:
         sides = self._block_costs()[:2]
         if len(sides) < 2:
             usual_s = 1.0 if self.subject.default.engine == "llamacpp" else 60.0
-            return 4 * (usual_s + 2.6 * self._effort.block_s * len(self.subject.workloads))
+            usual = 4 * (usual_s + 2.6 * self._effort.block_s * len(self.subject.workloads))
+            return min(usual, MOST_FOR_FINALS * (self._budget.seconds or usual))
         needed = 2 * sum(self._start_s() + 2 * cost for cost in sides)
+        if self._wants_ablation:
+            needed += 4 * (self._start_s() + sides[-1])
         return min(needed, MOST_FOR_FINALS * (self._budget.seconds or needed))
 
     def _block_costs(self) -> list[float]:
@@ -125,20 +146,61 @@ class Tuning:
         seconds = self._budget.seconds
         return math.inf if seconds is None else seconds - self.spent_s
 
+    def _deadline_s(self) -> float:
+        """Until when a start or a measurement may go on; a little over the budget in the finals.
+
+        The default must be measured whatever the finals would need.
+        """
+        slack_s = OVERRUN * (self._budget.seconds or 0.0)
+        if self._in_finals or not any(t.complete for t in self.trials):
+            return self._left_s() + slack_s
+        return self._left_s() - self._reserve() + slack_s
+
+    @property
+    def eta_s(self) -> float | None:
+        """How long it should still take; None before anything was measured."""
+        done = [t for t in self.trials if t.has_own_start]
+        costs = self._block_costs()
+        if not done or not costs:
+            return None
+        typical_s = sum(t.seconds for t in done) / len(done)
+        searched = [t for t in done if t.origin != drift.CONTROL]
+        left = max(0, self._budget.trials - len(searched))
+        search_s = (left + left // drift.EVERY) * typical_s
+        plan = self._plan(beyond_s=search_s)
+        finals_s = 0.0
+        if plan is not None:
+            every = [*costs, *[costs[-1]] * plan.contenders]
+            finals_s = finals.cost_s(plan, self._start_s(), every)
+        return min(search_s + finals_s, max(self._left_s(), 0.0))
+
+    async def _ablation(self) -> AsyncIterator[Ablated]:
+        options = self.judged().options
+        if options:
+            each_s = self._start_s() + max(self._block_costs(), default=0.0)
+            parts = ablation.run(
+                self._bench, self.subject, options, self._effort.block_s,
+                lambda: self._left_s() > each_s,
+            )  # fmt: skip
+            async for part in parts:
+                yield part
+
     async def _finals(self) -> AsyncIterator[Block]:
         plan = self._plan()
         if plan is None:
             return
-        finalists = finals.contenders(self.subject, self.trials, plan.contenders)
+        base = next((t.measurements for t in self.trials if t.complete and not t.options), None)
+        fit = [t for t in self.trials if not claims.seem_lost(self.subject, t.measurements, base)]
+        finalists = finals.contenders(self.subject, fit, plan.contenders)
         if finalists:
             async for block in finals.run(self._bench, self.subject, finalists, plan, self._left_s):
                 yield block
 
-    def _plan(self) -> finals.Plan | None:
+    def _plan(self, beyond_s: float = 0.0) -> finals.Plan | None:
         costs = self._block_costs()
         if not costs:
             return None
-        left = None if self._budget.seconds is None else self._left_s()
+        left = None if self._budget.seconds is None else self._left_s() - beyond_s
         return finals.plan(
             self._start_s(), self._effort.block_s, costs, left, self._fit_side_by_side()
         )

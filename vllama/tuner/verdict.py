@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vllama.bench.compare import paired
 from vllama.profile import Scalar
-from vllama.tuner import finals
+from vllama.tuner import claims, finals
 from vllama.tuner.finals import Block, surely_holds
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial, in_words, key, same_options
@@ -56,6 +56,13 @@ def judge(subject: Subject, trials: Sequence[Trial], blocks: Sequence[Block]) ->
     closest = max(gains, key=lambda k: gains[k].ratio)
     if not better:
         reason = "nothing beat the engine's default beyond noise, so it is kept"
+        return Verdict({}, options[closest], gains[closest], True, reason)
+    losers = {k: claims.lost(subject, blocks, options[k]) for k in better}
+    better = {k for k in better if not losers[k]}
+    if not better:
+        loads = ", ".join(next(iter(losers.values())))
+        what = in_words(options[closest])
+        reason = f"{what} is better on the whole but loses on {loads}, so the default is kept"
         return Verdict({}, options[closest], gains[closest], True, reason)
     winner = _simplest({k: gains[k].ratio for k in better}, options, subject, blocks)
     reason = f"{in_words(options[winner])} beat the default in interleaved finals on fresh starts"
@@ -130,5 +137,8 @@ def _unproven(subject: Subject, trials: Sequence[Trial], fell: bool) -> Verdict:
 
 def best_trial(subject: Subject, trials: Sequence[Trial]) -> Trial | None:
     """The complete trial with the best value."""
-    complete = [t for t in trials if t.complete]
+    default = next((t.measurements for t in trials if t.complete and not t.options), None)
+    complete = [
+        t for t in trials if t.complete and not claims.seem_lost(subject, t.measurements, default)
+    ]
     return max(complete, key=lambda t: subject.objective.value(t.measurements), default=None)
