@@ -23,7 +23,7 @@ names = [m.name for m in pkgutil.walk_packages(vllama.__path__, "vllama.")
          if not m.name.endswith("__main__") and ".vllm_inside" not in m.name]
 for name in names:
     importlib.import_module(name)
-for system, gone in (("darwin", ""), ("win32", "fcntl grp pwd resource termios")):
+for system, gone in (("darwin", ""), ("win32", "fcntl grp pwd resource termios tty uvloop")):
     for name in [n for n in sys.modules if n == "vllama" or n.startswith("vllama.")]:
         del sys.modules[name]
     sys.platform = system

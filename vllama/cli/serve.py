@@ -77,10 +77,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    import uvloop
-
     from vllama import hardware
-    from vllama.server import serving
+    from vllama.server import fast_loop, serving
     from vllama.server.catalogue import Catalogue
     from vllama.server.launch import Launcher
     from vllama.server.logs import configure
@@ -110,8 +108,7 @@ def run(args: argparse.Namespace) -> int:
     for each in catalogue.served:
         launcher.plan(each)
     serve = _serve(args, settings, machine, catalogue, launcher, listener, keys)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve)
+    return fast_loop.run(serve)
 
 
 async def _serve(

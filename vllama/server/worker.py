@@ -13,8 +13,7 @@ import socket
 import sys
 from dataclasses import replace
 
-import uvloop
-
+from vllama.server import fast_loop
 from vllama.server import telemetry as figures
 from vllama.server.app import create_app
 from vllama.server.borrowed import Borrowed
@@ -48,7 +47,7 @@ def main() -> int:
     configure(json=told["json_logs"])
     logging.getLogger("vllama").setLevel(told["level"])
     raise_file_limit()
-    uvloop.run(_serve(told))
+    fast_loop.run(_serve(told))
     return 0
 
 

@@ -3,16 +3,20 @@
 Ours is `<home>/models`, an Ollama store beside it is read in place and never written.
 """
 
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from vllama.errors import UsageError
 from vllama.settings import Settings
 from vllama.store.reference import Name
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+# What is a device to Windows in every folder, whatever follows after a dot.
+_DEVICE = re.compile(r"(?i)con|prn|aux|nul|com\d|lpt\d")
 RESERVED = frozenset({"manifests", "blobs", "folders"})
 
 
@@ -45,10 +49,15 @@ class Root:
     def names(self) -> Iterator[tuple[Name, Path]]:
         """Every name that has a manifest here, and the manifest."""
         for path in sorted(self.manifests.glob("*/*/*/*")):
-            host, namespace, model, tag = path.parts[-4:]
-            name = Name(host, namespace, model, tag)
+            name = name_of(path)
             if name.is_valid and path.is_file():
                 yield name, path
+
+
+def name_of(manifest: Path) -> Name:
+    """The name whose manifest lies there."""
+    host, namespace, model, tag = (unquote(part) for part in manifest.parts[-4:])
+    return Name(host, namespace, model, tag)
 
 
 def roots(settings: Settings) -> tuple[Root, ...]:
@@ -80,9 +89,24 @@ def hex_of(digest: str) -> str:
     return match[1].lower()
 
 
+def _spelled(part: str) -> str:
+    """A part of a name as the name of a file; Windows does not take all of them as they are.
+
+    No name has a percent sign in it, so what is quoted can be told from what is not.
+    """
+    if platform.system() != "Windows":
+        return part
+    quoted = part.replace(":", "%3A")
+    if quoted.endswith("."):
+        quoted = f"{quoted[:-1]}%2E"
+    if _DEVICE.fullmatch(quoted.partition(".")[0]):
+        quoted = f"%{ord(quoted[0]):X}{quoted[1:]}"
+    return quoted
+
+
 def _as_written(folder: Path, part: str) -> Path:
-    exact = folder / part
+    exact = folder / _spelled(part)
     if exact.exists() or not folder.is_dir():
         return exact
-    same = (p for p in folder.iterdir() if p.name.lower() == part.lower())
+    same = (p for p in folder.iterdir() if unquote(p.name).lower() == part.lower())
     return next(same, exact)

@@ -11,7 +11,7 @@ from typing import Any
 from vllama.disk import write_whole
 from vllama.errors import ModelBroken
 from vllama.settings import Settings
-from vllama.store.layout import InvalidDigest, Root, find_blob, hex_of, ours, roots
+from vllama.store.layout import InvalidDigest, Root, find_blob, hex_of, name_of, ours, roots
 from vllama.store.reference import Name
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -137,7 +137,7 @@ def find(name: Name, settings: Settings) -> Entry | None:
     for root in roots(settings):
         path = root.manifest(name)
         if path.is_file():
-            return _entry(Name(*path.parts[-4:]), path, root)
+            return _entry(name_of(path), path, root)
     return None
 
 

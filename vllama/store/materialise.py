@@ -74,7 +74,9 @@ def safe_name(name: str) -> str:
         ModelBroken: it would lead out of the folder.
     """
     path = PurePosixPath(name)
-    bad = not name or "\0" in name or "\\" in name or path.is_absolute() or ".." in path.parts
+    # A colon is a drive or a hidden stream on Windows, and no model's files have one.
+    strange = "\0" in name or "\\" in name or ":" in name
+    bad = not name or strange or path.is_absolute() or ".." in path.parts
     if bad:
         raise ModelBroken(f"a file named {name!r} would leave its folder", "Do not use this model.")
     return str(path)

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +41,7 @@ def resolve(reference: str, settings: Settings) -> Model:
         found = find(reference, settings)
         if found is not None:
             return found
-    if _exists(path) and ("/" in reference or path.is_file()):
+    if _exists(path) and ("/" in reference or os.sep in reference or path.is_file()):
         return weights.read(path.resolve(), str(path.resolve()))
     raise _not_found(reference, settings)
 
