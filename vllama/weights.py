@@ -74,7 +74,7 @@ def _folder_shape(folder: Path) -> Shape:
         parameters=parameters,
         active_parameters=parameters - idle + idle * chosen // max(1, experts),
         weight_bytes=sum(_bytes(t) for t in tensors.values()),
-        context_length=int(config.get("max_position_embeddings") or 0),
+        context_length=_context(folder, config),
         quantization=_quantization(outer, tensors),
         kv_bytes_per_token=(layers.full + layers.sliding)
         * _BITS16
@@ -100,6 +100,14 @@ def tensors(folder: Path) -> list[dict[str, Any]]:
         for name, t in header.items()
         if name != "__metadata__"
     ]
+
+
+def _context(folder: Path, config: Mapping[str, Any]) -> int:
+    """The longest input; embedding models were often trained on less than they have room for."""
+    room = int(config.get("max_position_embeddings") or 0)
+    path = folder / "sentence_bert_config.json"
+    trained = int(_json(path).get("max_seq_length") or 0) if path.exists() else 0
+    return min(room or trained, trained or room)
 
 
 def _pooling(folder: Path, config: Mapping[str, Any]) -> str | None:
