@@ -24,6 +24,11 @@ SAFETENSORS = replace(BOTH, name="safe", gguf=None)
 GGUF = replace(BOTH, name="gguf", safetensors=None)
 
 
+def packed(method: str) -> Model:
+    """The same in safetensors whose weights are packed in some way."""
+    return replace(SAFETENSORS, shape=replace(SHAPE, quantization=method))
+
+
 @dataclass
 class Installed:
     """An engine that may not be there."""
@@ -51,11 +56,15 @@ def there(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         (BOTH, NVIDIA, "vllm", "an NVIDIA GPU"),
         (SAFETENSORS, NVIDIA, "vllm", "an NVIDIA GPU"),
         (GGUF, NVIDIA, "llamacpp", "only as GGUF"),
-        (BOTH, AMD, "vllm", "an AMD GPU"),
+        (packed("AWQ"), NVIDIA, "vllm", "an NVIDIA GPU and safetensors weights (AWQ)"),
+        (packed("GPTQ"), NVIDIA, "vllm", "safetensors weights (GPTQ)"),
+        (packed("FP8"), AMD, "vllm", "safetensors weights (FP8)"),
+        (packed("BF16"), NVIDIA, "vllm", "and safetensors weights"),
+        (BOTH, AMD, "vllm", "an AMD GPU with ROCm"),
         (BOTH, CPU, "llamacpp", "no GPU"),
         (SAFETENSORS, CPU, "vllm", "only as safetensors"),
         (BOTH, MAC, "llamacpp", "Metal"),
-        (SAFETENSORS, MAC, "vllm", "only as safetensors"),
+        (SAFETENSORS, MAC, "vllm", "vllm-metal"),
         (BOTH, WINDOWS, "llamacpp", "GGUF"),
     ],
 )

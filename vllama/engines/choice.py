@@ -17,6 +17,8 @@ _MODULES = {
     "ollama": "vllama.engines.ollama",
     "simulator": "vllama.engines.simulator",
 }
+# Weights as they were trained; anything else names how they were packed.
+_PLAIN = frozenset({"F64", "F32", "F16", "BF16", "unknown"})
 _NEEDS: dict[str, Format] = {"vllm": "safetensors", "llamacpp": "gguf"}
 
 
@@ -58,7 +60,7 @@ def choose(model: Model, machine: Machine, settings: Settings, wanted: str = "au
         chosen.version()
         return Choice(chosen, f"{wanted}, as asked for")
     lacking: list[str] = []
-    for name, reason in ranking(model.formats, machine):
+    for name, reason in ranking(model.formats, machine, model.shape.quantization):
         candidate = engine(name, settings)
         try:
             candidate.version()
@@ -74,24 +76,35 @@ def choose(model: Model, machine: Machine, settings: Settings, wanted: str = "au
     )
 
 
-def ranking(formats: frozenset[Format], machine: Machine) -> list[tuple[str, str]]:
+def ranking(
+    formats: frozenset[Format], machine: Machine, quantization: str = ""
+) -> list[tuple[str, str]]:
     """The engines that can serve these formats on `machine`, best first, each with its reason."""
-    vllm_reason = _why_vllm_is_best(machine)
+    vllm_reason = _why_vllm_is_best(machine, quantization)
     ranked: list[tuple[str, str]] = []
     if "gguf" in formats:
         ranked.append(("llamacpp", _why_llamacpp(formats, machine)))
     if "safetensors" in formats:
         at = 0 if vllm_reason else len(ranked)
-        ranked.insert(at, ("vllm", vllm_reason or "the model is here only as safetensors"))
+        ranked.insert(at, ("vllm", vllm_reason or _why_vllm_at_all(machine)))
     return ranked
 
 
-def _why_vllm_is_best(machine: Machine) -> str:
+def _why_vllm_at_all(machine: Machine) -> str:
+    if machine.system == "Darwin":
+        return "the model is here only as safetensors, for which a Mac has vllm-metal"
+    where = "" if machine.gpus else ", and no GPU is"
+    return f"the model is here only as safetensors{where}"
+
+
+def _why_vllm_is_best(machine: Machine, quantization: str) -> str:
     """Empty where llama.cpp is the better one when both can."""
     if machine.system != "Linux" or not machine.gpus:
         return ""
-    maker = {"nvidia": "NVIDIA", "amd": "AMD"}.get(machine.gpus[0].vendor)
-    return f"an {maker} GPU and safetensors weights" if maker else ""
+    # vLLM's build for AMD is the one with ROCm.
+    maker = {"nvidia": "NVIDIA GPU", "amd": "AMD GPU with ROCm"}.get(machine.gpus[0].vendor)
+    packed = f" ({quantization})" if quantization and quantization not in _PLAIN else ""
+    return f"an {maker} and safetensors weights{packed}" if maker else ""
 
 
 def _why_llamacpp(formats: frozenset[Format], machine: Machine) -> str:
