@@ -158,7 +158,13 @@ class Relayed(Response):
         if reply.status != 200:
             self._trace.end("refused", reply.status)
             return self._exchange.refused(reply)
-        answer = self._exchange.whole(reply)
+        try:
+            answer = self._exchange.whole(reply)
+        except VllamaError:
+            raise
+        except Exception as error:  # whatever an engine may say, the client hears it in its form
+            said = reply.body[:80].decode(errors="replace")
+            raise EngineFailed(f"the engine's answer cannot be read: {said}") from error
         self._trace.end("ok", answer.status)
         return answer
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from enum import Enum
 
 import psutil
 
@@ -43,10 +44,11 @@ async def _hangs(endpoint: Endpoint, uplinks: UplinkPool) -> EngineFailed:
         if processes.one_is_stopped():
             return EngineFailed("the engine has been stopped (SIGSTOP)", kind="hang")
         asked_s = loop.time()
-        if await _answers(uplinks, SILENCE_S):
+        said = await _asked(uplinks, SILENCE_S)
+        if said is _Said.SOMETHING:
             silent_since_s = None
             continue
-        if loop.time() - asked_s < SILENCE_S:
+        if said is _Said.NO:
             # Refused, not silent: if it is ours, `ended` will say what it died of.
             if not endpoint.life.pids:
                 return EngineFailed("it refuses connections", kind="crash")
@@ -100,20 +102,31 @@ class _Processes:
         return is_runnable or total > before + 0.01
 
 
-async def _answers(uplinks: UplinkPool, within_s: float) -> bool:
-    """Whether it says anything at all to `GET /health` in time."""
+class _Said(Enum):
+    """What came back on a question."""
+
+    SOMETHING = "an answer"
+    NO = "a refusal"
+    NOTHING = "silence"
+
+
+async def _asked(uplinks: UplinkPool, within_s: float) -> _Said:
+    """What it says to `GET /health` in time: any answer will do."""
     word = _Word()
     try:
         async with asyncio.timeout(within_s):
             link = await uplinks.acquire()
             try:
                 link.send(uplinks.request(b"GET", b"/health"), word)
-                return await word.ended
+                return _Said.SOMETHING if await word.ended else _Said.NO
             finally:
                 if not word.ended.done() or word.ended.cancelled():
                     link.abort()
-    except (TimeoutError, OSError):
-        return False
+    except TimeoutError as error:
+        # The kernel's own, of a host that is away, is a refusal: nobody is there to be silent.
+        return _Said.NO if error.errno is not None else _Said.NOTHING
+    except OSError:
+        return _Said.NO
 
 
 class _Word:

@@ -1,0 +1,123 @@
+"""Faults of engines that somebody else runs: vllama can neither stop nor start them."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import psutil
+import pytest
+
+from tests.server.fakes import Handler, until, upstream
+from tests.server.faults import Outages, Simulated, nothing_left, served_again
+from tests.server.running import Running, chat, serving
+from tests.server.test_faults_clients import sized
+from vllama.engines.engine import Endpoint
+from vllama.engines.simulator import Simulator
+from vllama.profile import Profile
+from vllama.settings import Settings
+
+SLOW = {"time_scale": 20, "answer_tokens": 300}
+
+
+@asynccontextmanager
+async def foreign(settings: Settings) -> AsyncIterator[tuple[Endpoint, psutil.Process]]:
+    """An engine that vllama has not started, and its process."""
+    async with Simulator(settings).start(
+        Profile("theirs", "simulator", "m:latest", SLOW)
+    ) as endpoint:
+        below = [psutil.Process(pid) for pid in endpoint.life.pids]
+        yield endpoint, next(p for p in below if "simulator_child" in p.cmdline()[2])
+
+
+async def test_a_hung_attached_engine_is_left_out_and_taken_back(
+    settings: Settings, outages: Outages
+) -> None:
+    async with (
+        foreign(settings) as (one, first),
+        foreign(settings) as (two, _),
+        serving(
+            "--attach", f"m={one.base_url},{two.base_url}", "--preload", settings=settings
+        ) as running,
+        nothing_left(running, "m"),
+    ):
+        await until(lambda: engines(running) == 2)
+        # One prompt leads to one replica until that has four more than the other.
+        asking = [asyncio.create_task(ask(running, stream=True)) for _ in range(12)]
+        await until(lambda: users(running) == 12)
+        async with outages.after("hang of one of two attached engines, until it is left out"):
+            first.send_signal(signal.SIGSTOP)
+            await until(lambda: engines(running) == 1)
+        answers = await asyncio.gather(*asking)
+        ends = [json.loads(answer.text.splitlines()[-1]) for answer in answers]
+        # Those of the hung one hear why, those of the other notice nothing.
+        failed = [end["error"] for end in ends if "error" in end]
+        assert len(failed) in (4, 8)
+        assert all("has not answered for" in error for error in failed)
+        assert sum(end.get("done", False) for end in ends) == 12 - len(failed)
+        for _ in range(4):
+            await served_again(running, "m")
+
+        async with outages.after("it goes on, until it is taken back"):
+            first.send_signal(signal.SIGCONT)
+            await until(lambda: engines(running) == 2)
+        await served_again(running, "m")
+
+
+async def ask(running: Running, *, stream: bool) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, timeout=300) as client:
+        body = chat("m", 300 if stream else 1, stream=stream)
+        return await client.post(f"{running.url}/api/chat", json=body)
+
+
+def gauge(running: Running, name: str) -> float:
+    page = httpx.get(f"{running.url}/metrics", trust_env=False, timeout=60).text
+    found = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(f"{name}{{")]
+    return sum(map(float, found))
+
+
+def engines(running: Running) -> float:
+    return gauge(running, "vllama_engines")
+
+
+def users(running: Running) -> float:
+    return gauge(running, "vllama_running")
+
+
+def saying_only(answer: bytes) -> Handler:
+    """An engine that answers each request so, but lists its model."""
+
+    async def handler(
+        body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(answer if body else sized({"data": [{"id": "m"}]}))
+
+    return handler
+
+
+NONSENSE = {
+    "no JSON": b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n<ok>",
+    "another form": sized({"choices": 3}),
+    "a stream": sized({}).replace(b"{}", b"d:").replace(b"application/json", b"text/event-stream"),
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+async def test_an_attached_engine_that_talks_nonsense_is_told_as_an_error(
+    simulated: Simulated, kind: str
+) -> None:
+    async with (
+        upstream(saying_only(NONSENSE[kind])) as url,
+        serving("--attach", f"m={url}", settings=simulated.settings) as running,
+        httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=300) as client,
+    ):
+        answer = await client.post("/api/chat", json=chat("m", 1, stream=False))
+        assert answer.status_code in (500, 502), answer.text
+        assert isinstance(answer.json()["error"], str)
+        messages = [{"role": "user", "content": "hi"}]
+        asked = {"model": "m", "max_tokens": 1, "messages": messages}
+        answer = await client.post("/v1/messages", json=asked)
+        assert answer.status_code in (500, 502), answer.text
+        assert answer.json()["type"] == "error"
