@@ -111,8 +111,17 @@ def proxy(command: list[str], url: str) -> Iterator[tuple[str, psutil.Process | 
             wait(f"http://127.0.0.1:{port}/", process, Path(home) / "log")
             yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
         finally:
-            process.terminate()
-            process.wait()
+            end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask it to stop; one that would rather finish its streams is killed."""
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

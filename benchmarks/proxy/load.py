@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from vllama.uplink import Headers, UplinkPool
 
-STAMP = re.compile(rb'content":"(\d{10,}) "')
+STAMP = re.compile(rb'content": ?"(\d{10,}) "')
 
 
 @dataclass

@@ -2,12 +2,16 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllama.server import ollama_voices, openai_voices
+from vllama.server.generation import Voice
+from vllama.server.pieces import Piece
 from vllama.server.splice import Splice
 
 NASTY = [
@@ -48,6 +52,11 @@ def line(text: str) -> bytes:
     return said.encode() + b"\n"
 
 
+def frame() -> tuple[bytes, bytes]:
+    before, _, after = line("MARK").partition(b"MARK")
+    return before, after
+
+
 def slow(event: bytes) -> str:
     choice = json.loads(event)["choices"][0]
     return str(choice["text"] if "text" in choice else choice["delta"].get("content") or "")
@@ -57,14 +66,15 @@ class Fast:
     """As an exchange uses it: events in, what they say out; how many went the fast way."""
 
     def __init__(self) -> None:
-        self.splice = Splice(line)
+        self.splice = Splice(frame)
         self.moved = 0
 
     def feed(self, events: list[bytes]) -> bytes:
         self.splice.begin()
         out = []
         for event in events:
-            moved = self.splice.move(event)
+            is_alone = len(events) == 1
+            moved = self.splice.move_one(event + b"\n\n") if is_alone else self.splice.move(event)
             if moved is None:
                 text = slow(event)
                 out.append(line(text))
@@ -105,6 +115,38 @@ def test_plain_words_go_the_fast_way() -> None:
     out = fast.feed([vllm(f"word{i} ", False) for i in range(100)])
     assert said(out) == [f"word{i} " for i in range(100)]
     assert fast.moved == 99
+
+
+def test_a_read_of_two_events_is_not_taken_for_one() -> None:
+    fast = Fast()
+    fast.feed([vllm("a", False)])
+    both = vllm("b", False) + b"\n\n" + vllm("c", False) + b"\n\n"
+    assert fast.splice.move_one(both) is None
+    assert fast.splice.move_one(vllm("b", False)) is None
+    assert fast.splice.move_one(vllm("b", False) + b"\n\n") == line("b")
+
+
+@pytest.mark.parametrize(
+    "voice",
+    [
+        ollama_voices.ChatVoice("m"),
+        ollama_voices.GenerateVoice("m", with_context=True),
+        openai_voices.ChatVoice("m", with_usage=True),
+        openai_voices.CompletionVoice("m", with_usage=True),
+        openai_voices.CompletionVoice("m", with_usage=False),
+    ],
+)
+def test_a_voice_frames_a_text_as_it_tells_a_piece(voice: Voice) -> None:
+    voice.piece(Piece("the first is told differently"))
+    told, framed = voice.piece(Piece("said")), voice.frame()
+    assert framed is not None
+    assert untimed(framed[0] + b"said" + framed[1]) == untimed(told)
+    told = voice.piece(Piece('<a "quote"\n'))
+    assert untimed(framed[0] + b'\\u003ca \\"quote\\"\\n' + framed[1]) == untimed(told)
+
+
+def untimed(told: bytes) -> bytes:
+    return re.sub(rb'"created_at":"[^"]*"', b"", told)
 
 
 def test_what_tells_more_than_text_is_never_moved() -> None:

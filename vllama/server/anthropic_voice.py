@@ -13,7 +13,6 @@ from vllama.uplink import Headers
 class MessageVoice:
     """Of `/v1/messages`. `estimate` is how many tokens the prompt may have."""
 
-    is_plain = False
     media_type = EVENTS
     form: Form = ANTHROPIC
 
@@ -26,6 +25,9 @@ class MessageVoice:
         self._has_begun = False
         self._has_calls = False
         self.headers: Headers = [(b"cache-control", b"no-cache")]
+
+    def frame(self) -> None:
+        """There is none: how a text is told depends on what came before."""
 
     def piece(self, piece: Piece) -> bytes:
         """The events of one piece."""

@@ -134,6 +134,10 @@ class Record:
             reader = self.fields.get(name)
             if reader is None:
                 continue
+            # Most of all values, and what fits has no place in an error.
+            if type(reader) is Scalar and type(each) in reader.accepts:
+                found[name] = each
+                continue
             if each is None:
                 # Null empties a slice, map or pointer; it does not touch a scalar.
                 if not isinstance(reader, Scalar):

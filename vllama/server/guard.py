@@ -4,6 +4,7 @@ Pure ASGI: a middleware that wraps bodies would hide the client's leaving.
 """
 
 import fnmatch
+import functools
 import hmac
 import ipaddress
 import re
@@ -112,6 +113,8 @@ class Guard:
 
     def _redirect(self, scope: Scope) -> Reply | None:
         path: str = scope["path"]
+        if "//" not in path and not path.endswith("/"):
+            return None
         clean = re.sub(r"/{2,}", "/", path)
         is_doubled = clean != path
         plain = clean.rstrip("/") or "/"
@@ -140,6 +143,7 @@ class Guard:
         return Reply(401, reply.body, [*reply.headers, (b"www-authenticate", b"Bearer")])
 
 
+@functools.lru_cache(256)
 def is_local_host(header: str) -> bool:
     """Whether a Host header is one by which a browser may speak to a loopback server."""
     host = header.strip()

@@ -6,14 +6,13 @@ from vllama.server.exchange import Reply
 from vllama.server.pieces import Piece, Tally
 from vllama.server.refusal import NATIVE, Form
 from vllama.server.splitting import call_id
-from vllama.server.written import JSON_UTF8, NDJSON, dump, text, utc
+from vllama.server.written import JSON_UTF8, NDJSON, dump, stamp, text, utc
 from vllama.uplink import Headers
 
 
 class GenerateVoice:
     """Of `/api/generate`."""
 
-    is_plain = True
     media_type = NDJSON
     form: Form = NATIVE
 
@@ -23,12 +22,15 @@ class GenerateVoice:
         self._with_context = with_context
         self.headers: Headers = []
 
+    def frame(self) -> tuple[bytes, bytes]:
+        """Before and after a text."""
+        return b'%b%b","response":"' % (self._head, stamp()), b'","done":false}\n'
+
     def piece(self, piece: Piece) -> bytes:
         """One line."""
         if not (piece.thinking or piece.calls or piece.logprobs):
-            return b'%b%b","response":%b,"done":false}\n' % (
-                self._head, utc().encode(), text(piece.text),
-            )  # fmt: skip
+            before, after = self.frame()
+            return b"%b%b%b" % (before, text(piece.text)[1:-1], after)
         return dump({**self._start(), **_said(piece), "done": False, **_logprobs(piece)}) + b"\n"
 
     def last(self, tally: Tally) -> bytes:
@@ -54,7 +56,6 @@ class GenerateVoice:
 class ChatVoice:
     """Of `/api/chat`."""
 
-    is_plain = True
     media_type = NDJSON
     form: Form = NATIVE
 
@@ -63,12 +64,16 @@ class ChatVoice:
         self._head = b'{"model":%b,"created_at":"' % text(model)
         self.headers: Headers = []
 
+    def frame(self) -> tuple[bytes, bytes]:
+        """Before and after a text."""
+        before = b'%b%b","message":{"role":"assistant","content":"' % (self._head, stamp())
+        return before, b'"},"done":false}\n'
+
     def piece(self, piece: Piece) -> bytes:
         """One line."""
         if not (piece.thinking or piece.calls or piece.logprobs):
-            return b'%b%b","message":{"role":"assistant","content":%b},"done":false}\n' % (
-                self._head, utc().encode(), text(piece.text),
-            )  # fmt: skip
+            before, after = self.frame()
+            return b"%b%b%b" % (before, text(piece.text)[1:-1], after)
         line = {**self._start(), "message": _message(piece), "done": False, **_logprobs(piece)}
         return dump(line) + b"\n"
 

@@ -13,13 +13,14 @@ from vllama.server.written import EVENTS, JSON, dump, text
 from vllama.uplink import Headers
 
 _FINGERPRINT = "fp_ollama"
+# Stands for a text, to see what is written around it.
+_MARK = "\x7fq7x\x7f"
 _END = b"data: [DONE]\n\n"
 
 
 class ChatVoice:
     """Of `/v1/chat/completions`."""
 
-    is_plain = True
     media_type = EVENTS
     form: Form = OPENAI
 
@@ -32,7 +33,12 @@ class ChatVoice:
         self._called: dict[int, int] = {}
         start = dump(self._start("chat.completion.chunk"))[:-1]
         self._head = b"data: " + start + b',"choices":[{"index":'
+        self._before = self._head + b'0,"delta":{"content":"'
         self.headers: Headers = []
+
+    def frame(self) -> tuple[bytes, bytes]:
+        """Before and after a text of the first choice, once that has begun."""
+        return self._before, b'"},"finish_reason":null}]}\n\n'
 
     def piece(self, piece: Piece) -> bytes:
         """One chunk."""
@@ -96,7 +102,6 @@ class ChatVoice:
 class CompletionVoice:
     """Of `/v1/completions`."""
 
-    is_plain = True
     media_type = EVENTS
     form: Form = OPENAI
 
@@ -106,6 +111,12 @@ class CompletionVoice:
         self._with_usage = with_usage
         self._created = int(time.time())
         self.headers: Headers = []
+        before, _, after = self.piece(Piece(_MARK)).rpartition(_MARK.encode())
+        self._frame = before, after
+
+    def frame(self) -> tuple[bytes, bytes]:
+        """Before and after a text of the first choice."""
+        return self._frame
 
     def piece(self, piece: Piece) -> bytes:
         """One chunk."""

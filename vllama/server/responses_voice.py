@@ -16,7 +16,6 @@ from vllama.uplink import Headers
 class ResponseVoice:
     """Of `/v1/responses`. `found` is the request, of which much is echoed."""
 
-    is_plain = False
     media_type = EVENTS
     form: Form = RESPONSES
 
@@ -30,6 +29,9 @@ class ResponseVoice:
         self._text = ""
         self._has_begun = False
         self.headers: Headers = [(b"cache-control", b"no-cache")]
+
+    def frame(self) -> None:
+        """There is none: how a text is told depends on what came before."""
 
     def piece(self, piece: Piece) -> bytes:
         """The events of one piece."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -55,6 +56,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
         await super().startup(sockets)
+        # What is here by now stays: looking through it for garbage again and again would stop
+        # every stream for milliseconds.
+        gc.collect()
+        gc.freeze()
         self._ready()
 
     @contextlib.contextmanager

@@ -86,7 +86,7 @@ class Stream:
     def on_flush(self) -> None:
         if self.status != 200 or not self._raw or self.ended:
             return
-        raw = b"".join(self._raw)
+        raw = self._raw[0] if len(self._raw) == 1 else b"".join(self._raw)
         self._raw.clear()
         try:
             out = self._exchange.feed(raw)

@@ -21,43 +21,47 @@ _TELLING = (
     b'_ids":[',
     b'"tokens":[',
 )
-_MARK = "\x7fq7x\x7f"
+_BETWEEN = b"\n\n"
 
 
 class Splice:
     """Moves the text of one stream's events into the lines of one voice.
 
-    `told` makes the line for a text; it must differ from text to text in nothing else,
-    but for a time that may stay the same for all events that arrive together.
+    `frame` makes what stands before and after a text in a line; it must differ from text to
+    text in nothing but a time that may stay the same for all events that arrive together.
     """
 
-    def __init__(self, told: Callable[[str], bytes]) -> None:
-        self._told = told
+    def __init__(self, frame: Callable[[], tuple[bytes, bytes] | None]) -> None:
+        self._frame = frame
         self._before = b""
         self._after = b""
+        self._ending = b""
         self._opening = b""
         self._closing = b""
 
     def begin(self) -> None:
         """Some events have arrived together."""
-        if self._before:
-            marked = self._told(_MARK)
-            self._opening, _, self._closing = marked.rpartition(_MARK_JSON)
+        frame = self._frame() if self._before else None
+        if frame is not None:
+            self._opening, self._closing = frame
+
+    def move_one(self, read: bytes) -> bytes | None:
+        """The line for a read that is one event and its end; None when it must be looked at."""
+        before, ending = self._before, self._ending
+        # Two events in one read have a quote between their texts, and are left to `move`.
+        if not before or not read.startswith(before) or not read.endswith(ending):
+            return None
+        text = _plain(read[len(before) : len(read) - len(ending)])
+        frame = self._frame() if text else None
+        return b"%b%b%b" % (frame[0], text, frame[1]) if frame is not None else None
 
     def move(self, event: bytes) -> bytes | None:
         """The line for an event, or None when it must be read."""
         before, after = self._before, self._after
         if not before or not event.startswith(before) or not event.endswith(after):
             return None
-        text = event[len(before) : len(event) - len(after)]
-        # A backslash before a `u` or at the end is the reader's: surrogates, a cut escape.
-        if not text or b'"' in text or (b"\\" in text and (b"\\u" in text or text[-1:] == b"\\")):
-            return None
-        if b"<" in text or b">" in text or b"&" in text:
-            text = (
-                text.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
-            )
-        return b"%b%b%b" % (self._opening, text, self._closing)
+        text = _plain(event[len(before) : len(event) - len(after)])
+        return b"%b%b%b" % (self._opening, text, self._closing) if text else None
 
     def learn(self, event: bytes, text: str) -> None:
         """The slow way has found that `event` says `text` and nothing else."""
@@ -73,8 +77,16 @@ class Splice:
             before, after = event[:begin], event[begin + len(escaped) :]
             if not any(word in before or word in after for word in _TELLING):
                 self._before, self._after = before, after
+                self._ending = after + _BETWEEN
                 self.begin()
             return
 
 
-_MARK_JSON = _encode(_MARK)[1:-1]
+def _plain(text: bytes) -> bytes:
+    """The text as a line has it; empty when it must be read."""
+    # A backslash before a `u` or at the end is the reader's: surrogates, a cut escape.
+    if b'"' in text or (b"\\" in text and (b"\\u" in text or text[-1:] == b"\\")):
+        return b""
+    if b"<" in text or b">" in text or b"&" in text:
+        text = text.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+    return text

@@ -40,6 +40,16 @@ def utc(now_ns: int | None = None) -> str:
     return f"{_second(seconds)}{fraction}Z"
 
 
+def stamp() -> bytes:
+    """The time now for a line of a stream, the same for a millisecond: they come in bursts."""
+    return _millisecond(time.time_ns() // 1_000_000)
+
+
+@functools.lru_cache(4)
+def _millisecond(number: int) -> bytes:
+    return utc(number * 1_000_000).encode()
+
+
 @functools.lru_cache(4)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
