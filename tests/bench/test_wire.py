@@ -11,8 +11,10 @@ import pytest
 from tests.bench.serving import DONE, Call, completes, event, miscounts, scripted, usage
 from vllama.bench import wire as wires
 from vllama.bench.answers import read, read_events
+from vllama.bench.measurement import INVALID, Run, Sample, summarize
 from vllama.bench.rig import LiveSession
-from vllama.bench.wire import Choice, wire
+from vllama.bench.selftest import proven
+from vllama.bench.wire import Choice, Client, wire
 from vllama.bench.workload import Workload
 
 LOAD = Workload("w", prompt_tokens=20, output_tokens=8, concurrency=3, requests=12)
@@ -119,7 +121,7 @@ async def test_nobody_there_is_a_refusal(choice: Choice) -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 async def test_a_load_is_the_same_over_either_client(choice: Choice) -> None:
     async with scripted(completes) as server:
-        session = LiveSession(server.endpoint(), choice)
+        session = LiveSession(server.endpoint(), Client(choice))
         shown = await session.measure(LOAD)
         hung_up = await session.measure(replace(LOAD, cancel_share=0.5, requests=12))
         session.close()
@@ -151,3 +153,22 @@ def test_httpx_steps_in_where_the_parser_is_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(wires, "find_spec", lambda name: None if name == "httptools" else name)
     assert wire("http://127.0.0.1:1").name == "httpx"
     assert wire("http://127.0.0.1:1", "raw").name == "raw"
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+async def test_the_client_tests_itself_before_it_judges(choice: Choice) -> None:
+    client = await proven(Client(choice))
+    assert 1e-6 < client.chunk_cost_s < 0.01
+
+
+def test_a_load_near_what_the_client_can_carry_is_invalid() -> None:
+    times = tuple(i / 1000 for i in range(1, 1001))
+    sample = Sample(0.0, 0.0, 1.0, times, 1, 1000)
+
+    def shown(cost_us: float, processes: int = 1) -> tuple[str, ...]:
+        client = {"chunk_cost_s": cost_us / 1e6, "processes": float(processes)}
+        return summarize(Run((sample,), 0.0, 1.0, client=client)).suspect
+
+    assert not shown(100)
+    assert any(doubt.startswith(INVALID) for doubt in shown(900))
+    assert not shown(900, processes=2)

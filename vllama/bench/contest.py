@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from vllama.bench.measurement import Run
 from vllama.bench.prompts import Prompts
 from vllama.bench.rig import LiveSession, Rig
+from vllama.bench.wire import USUAL, Client
 from vllama.bench.workload import Workload
 from vllama.engines.engine import Endpoint, Engine
 from vllama.profile import Profile
@@ -53,6 +54,7 @@ class Contest:
     together: bool = True
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     partial: Block | None = None
+    client: Client = USUAL
     _shared: dict[str, Prompts] = field(default_factory=dict)
 
     async def run(self) -> AsyncGenerator[Block, None]:
@@ -74,7 +76,9 @@ class Contest:
                             await session.unload()
 
     async def _enter(self, stack: AsyncExitStack, target: Target) -> LiveSession:
-        session = await stack.enter_async_context(Rig(target.engine).started(target.profile))
+        session = await stack.enter_async_context(
+            Rig(target.engine, self.client).started(target.profile)
+        )
         self.endpoints[target.name] = session.endpoint
         return session
 

@@ -1,9 +1,10 @@
 """Whether the client was the limit: how late its own clock ran, and how busy it was."""
 
 import asyncio
+import gc
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 _EVERY_S = 0.01
@@ -28,6 +29,19 @@ class Probe:
     def figures(self) -> dict[str, float]:
         """For the measurement."""
         return {"lag_p99_s": self.p99_s, "busy": self.busy}
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """No garbage collection while the block runs: its pauses would be the server's latency."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @asynccontextmanager

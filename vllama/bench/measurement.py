@@ -14,6 +14,7 @@ P99_NEEDS = 368
 CANCELLED = "cancelled"
 INVALID = "invalid"
 _TOO_BUSY = 0.85
+_TOO_NEAR = 0.8
 _LATE_S = 0.001
 _LATE_SHARE = 0.1
 _COMPLIANT = 0.99
@@ -149,7 +150,7 @@ def summarize(*runs: Run) -> Measurement:
         good_share=good_share,
         goodput_per_s=_goodput(runs, good_share, duration_s),
         joint_compliance=_joint(runs),
-        client=_worst(runs),
+        client=worst(runs),
         counters=dict(runs[-1].counters) if runs else {},
         peak_memory_bytes=max(peaks, default=None),
         failures=dict(Counter(s.error for s in measured if s.error is not None)),
@@ -195,10 +196,15 @@ def doubts(good: Sequence[Sample]) -> tuple[str, ...]:
 
 def _suspect(runs: Sequence[Run], good: Sequence[Sample]) -> tuple[str, ...]:
     found = [reason for run in runs for reason in run.suspect]
-    client = _worst(runs)
+    client = worst(runs)
     busy, late_s = client.get("busy", 0.0), client.get("lag_p99_s", 0.0)
     if busy > _TOO_BUSY:
         found.append(f"{INVALID}: the client was the limit, busy {busy:.0%} of a core")
+    if (load := _client_load(runs, client)) > _TOO_NEAR:
+        found.append(
+            f"{INVALID}: the client was the limit: so many chunks took {load:.0%} of what its "
+            "test on loopback says that it can carry"
+        )
     ttft = quantiles([s.chunk_s[0] - s.sent_s for s in good if s.chunk_s])
     if ttft is not None and late_s > max(_LATE_S, _LATE_SHARE * ttft.p50):
         found.append(
@@ -206,6 +212,14 @@ def _suspect(runs: Sequence[Run], good: Sequence[Sample]) -> tuple[str, ...]:
             "uncertain by that; leave it a core of its own"
         )
     return tuple(dict.fromkeys((*found, *doubts(good))))
+
+
+def _client_load(runs: Sequence[Run], client: Mapping[str, float]) -> float:
+    """The share of the client's capacity, by its own test, that the chunks of a load took."""
+    seconds = sum(run.duration_s for run in runs)
+    chunks = sum(len(s.chunk_s) for run in runs for s in run.samples)
+    cost_s = client.get("chunk_cost_s", 0.0) / client.get("processes", 1.0)
+    return cost_s * chunks / seconds if seconds > 0 else 0.0
 
 
 def keeps(sample: Sample, slo: Sequence[tuple[str, float]]) -> bool:
@@ -248,7 +262,7 @@ def _joint(runs: Sequence[Run]) -> float | None:
     return held / windows if windows else None
 
 
-def _worst(runs: Sequence[Run]) -> dict[str, float]:
+def worst(runs: Sequence[Run]) -> dict[str, float]:
     """The client's own figures: the worst of the runs."""
     names = {name for run in runs for name in run.client}
     return {n: max(run.client[n] for run in runs if n in run.client) for n in sorted(names)}

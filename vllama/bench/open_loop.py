@@ -7,9 +7,9 @@ of a request counts from the moment it was due.
 import asyncio
 from time import perf_counter
 
-from vllama.bench import arrivals
+from vllama.bench import arrivals, replay
 from vllama.bench.measurement import Run
-from vllama.bench.requests import Answered, Requests, ended, run_of
+from vllama.bench.requests import WHOLE, Answered, Requests, Share, ended, run_of
 from vllama.bench.workload import Workload
 
 _WARM_UP_SHARE = 0.2
@@ -23,23 +23,21 @@ class OpenLoop:
     """Sends by the clock. The arrivals before the window warm up; those after it keep the load
     whole until the last measured one has ended, though not for longer than the window."""
 
-    def __init__(self, requests: Requests, workload: Workload) -> None:
+    def __init__(self, requests: Requests, workload: Workload, share: Share = WHOLE) -> None:
         if workload.rate_per_s is None:
             raise ValueError("an open loop needs a rate")
         self._requests = requests
         self._window_s = duration_s(workload)
         self._warm_s = min(_WARM_UP_SHARE * self._window_s, _LONGEST_WARM_UP_S)
         whole_s = self._warm_s + 2 * self._window_s
-        self._due = arrivals.draw(
-            workload.arrivals, workload.rate_per_s, whole_s, cv=workload.cv, seed=workload.seed
-        )
+        self._due = _due(workload, workload.rate_per_s, whole_s)[share.number :: share.of]
         self._log: list[Answered] = []
         self._open = 0
         self._start_s = 0.0
 
-    async def run(self) -> Run:
-        """The whole load; its answers are read after it has ended."""
-        begun_s = perf_counter()
+    async def run(self, begun_s: float | None = None) -> Run:
+        """The whole load, from now or a given moment; answers are read after it has ended."""
+        begun_s = perf_counter() if begun_s is None else begun_s
         self._start_s = begun_s + self._warm_s
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -85,6 +83,14 @@ def duration_s(workload: Workload) -> float:
     if workload.requests is not None and workload.rate_per_s:
         return workload.requests / workload.rate_per_s
     return DEFAULT_DURATION_S
+
+
+def _due(workload: Workload, rate_per_s: float, whole_s: float) -> list[float]:
+    if workload.replay:
+        return replay.due(workload, whole_s)
+    return arrivals.draw(
+        workload.arrivals, rate_per_s, whole_s, cv=workload.cv, seed=workload.seed
+    )  # fmt: skip
 
 
 async def _until(moment_s: float) -> None:

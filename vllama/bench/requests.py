@@ -28,19 +28,32 @@ class Asked:
     hangs_up: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Requests `number`, `number + of`, and so on: one process of `of`."""
+
+    number: int
+    of: int
+
+
+WHOLE = Share(0, 1)
+
+
 class Requests:
     """The requests of `workload` in their order; those that are surely needed are ready."""
 
     def __init__(
-        self, pool: Wire, dialect: Dialect, prompts: Prompts, workload: Workload, ready: int
-    ) -> None:
-        self._pool = pool
+        self, pool: Wire, dialect: Dialect, prompts: Prompts, workload: Workload, ready: int,
+        share: Share = WHOLE,
+    ) -> None:  # fmt: skip
+        self.pool = pool
+        self._share = share
         self._dialect = dialect
         self._prompts = prompts
         self._workload = workload
         self._next = 0
         self._texts = texts(Path(workload.dataset)) if workload.dataset else ()
-        self._ready = [self._make(i, None) for i in range(min(ready, _READY))]
+        self._ready = [self._make(self._index(i), None) for i in range(min(ready, _READY))]
 
     @property
     def reader(self) -> Reader:
@@ -49,22 +62,25 @@ class Requests:
 
     def take(self, output_tokens: int | None = None) -> Asked:
         """The next one; `output_tokens` where its answer shall have another length."""
-        index, self._next = self._next, self._next + 1
-        if output_tokens is not None or index >= len(self._ready):
-            return self._make(index, output_tokens)
-        return self._ready[index]
+        turn, self._next = self._next, self._next + 1
+        if output_tokens is not None or turn >= len(self._ready):
+            return self._make(self._index(turn), output_tokens)
+        return self._ready[turn]
+
+    def _index(self, turn: int) -> int:
+        return self._share.number + turn * self._share.of
 
     async def send(self, asked: Asked) -> Transcript:
         """Send it and wait for the whole answer, or hang up when the first of it has come."""
         first = 1 if asked.hangs_up else None
-        return await self._pool.exchange(asked.data, self._workload.timeout_s, hang_up_after=first)
+        return await self.pool.exchange(asked.data, self._workload.timeout_s, hang_up_after=first)
 
     def _make(self, index: int, output_tokens: int | None) -> Asked:
         load = self._workload
         usual = self._prompts.answer_length(load, index) if load.output_tokens else 0
         tokens = usual if output_tokens is None else output_tokens
         prompt = self._conversation(index)
-        data = self._dialect.request(self._pool, prompt, tokens, stream=load.stream)
+        data = self._dialect.request(self.pool, prompt, tokens, stream=load.stream)
         fixed = load.kind != "embed" and load.asks == "text"
         hangs_up = random.Random(f"{load.seed}/{index}/cancel").random() < load.cancel_share
         return Asked(data, prompt.tokens, tokens if fixed else 0, hangs_up)

@@ -5,25 +5,29 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
-from vllama.bench import counters, open_loop
+from vllama.bench import counters, crew, open_loop
 from vllama.bench.connection import Connection
+from vllama.bench.crew import Crew, Task
 from vllama.bench.dialect import Dialect
-from vllama.bench.lag import watched_clock
+from vllama.bench.lag import Probe, quiet_collector, watched_clock
 from vllama.bench.load import ClosedLoop
-from vllama.bench.measurement import Measurement, Run, summarize
+from vllama.bench.measurement import Measurement, Run, summarize, worst
 from vllama.bench.memory import watched
 from vllama.bench.open_loop import OpenLoop
 from vllama.bench.prompts import Prompts
 from vllama.bench.requests import Requests
-from vllama.bench.wire import Choice, Wire
+from vllama.bench.wire import USUAL, Client
 from vllama.bench.workload import Kind, Workload
 from vllama.engines.engine import Endpoint, Engine, Fact
 from vllama.errors import EngineFailed
+from vllama.hardware import processor
 from vllama.profile import Profile
 
 _WARM_UP_REQUESTS = 2
+_WARM_UP_TOKENS = 8
 
 
 class Session(Protocol):
@@ -60,8 +64,9 @@ class Bench(Protocol):
 class Rig:
     """Starts `engine` and measures it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, client: Client = USUAL) -> None:
         self.engine = engine
+        self.client = client
 
     @asynccontextmanager
     async def started(self, profile: Profile) -> "AsyncIterator[LiveSession]":
@@ -71,7 +76,7 @@ class Rig:
             EngineMissing, EngineFailed: as the engine's start does.
         """
         async with self.engine.start(profile) as endpoint:
-            session = LiveSession(endpoint)
+            session = LiveSession(endpoint, self.client)
             try:
                 yield session
             finally:
@@ -87,9 +92,10 @@ class LiveSession:
     `cut_off` is what a measurement had when it was called off.
     """
 
-    def __init__(self, endpoint: Endpoint, client: Choice = "auto") -> None:
+    def __init__(self, endpoint: Endpoint, client: Client = USUAL) -> None:
         self.endpoint = endpoint
-        self.connection = Connection(endpoint, client)
+        self.client = client
+        self.connection = Connection(endpoint, client.choice)
         self._warm: set[tuple[object, ...]] = set()
         self._measured: Counter[Workload] = Counter()
         self.cut_off: Run | None = None
@@ -145,10 +151,15 @@ class LiveSession:
         """Send a few requests of this shape, once."""
         if workload.shape in self._warm:
             return
+        # Short answers: what is warmed are prompts and batches, and a slow server has many lanes.
         few = replace(
-            workload, requests=_WARM_UP_REQUESTS, duration_s=None, rate_per_s=None
+            workload,
+            requests=_WARM_UP_REQUESTS,
+            duration_s=None,
+            rate_per_s=None,
+            output_tokens=min(workload.output_tokens, _WARM_UP_TOKENS),
         ).with_seed(_derived(workload.seed, -1))
-        await self._while_it_lives(self._load(few))
+        await self._while_it_lives(self._load(few, alone=True))
         self._warm.add(workload.shape)
         await self.reset_prefix_cache()
 
@@ -163,15 +174,16 @@ class LiveSession:
         if "vllm" in (self.endpoint.engine, self.endpoint.facts.get("engine")):
             await self.connection.post("/reset_prefix_cache", {})
 
-    async def _load(self, workload: Workload) -> Run:
+    async def _load(self, workload: Workload, *, alone: bool = False) -> Run:
         dialect = await self.connection.dialect(workload.kind, workload.asks)
         given = self._given.get(workload.kind)
         prompts = given or await self.connection.prompts(workload.kind)
         before = await self.connection.counters()
-        loop = _loop(self.connection.pool, dialect, prompts, workload)
+        loop = self._loop(dialect, prompts, workload, alone=alone)
         async with watched(self.endpoint.life.pids) as peak, watched_clock() as probe:
             try:
-                run = await loop.run()
+                with quiet_collector():
+                    run = await loop.run()
             except asyncio.CancelledError:
                 so_far = loop.result()
                 self.cut_off = so_far if any(s.measured for s in so_far.samples) else None
@@ -184,8 +196,29 @@ class LiveSession:
             suspect=(doubt,) if doubt else (),
             peak_memory_bytes=peak.highest_bytes,
             slo=workload.slo,
-            client=probe.figures(),
+            client=self._client_figures(run, probe),
         )
+
+    def _client_figures(self, run: Run, probe: Probe) -> dict[str, float]:
+        """How the client fared: here, and in its other processes where there are some."""
+        figures = worst((run, replace(run, client=probe.figures())))
+        if self.client.chunk_cost_s:
+            figures["chunk_cost_s"] = self.client.chunk_cost_s
+        return figures
+
+    def _loop(
+        self, dialect: Dialect, prompts: Prompts, workload: Workload, *, alone: bool
+    ) -> ClosedLoop | OpenLoop | Crew:
+        pool = self.connection.pool
+        of = crew.members(workload, self.client, processor.ask(Path("/")).cores)
+        if of and not alone:
+            task = Task(self.endpoint.base_url, self.client.choice, dialect, prompts, workload)
+            return Crew(task, of)
+        if workload.rate_per_s is not None:
+            expected = int(2.2 * workload.rate_per_s * open_loop.duration_s(workload))
+            return OpenLoop(Requests(pool, dialect, prompts, workload, expected), workload)
+        expected = (workload.request_goal or 0) + 2 * workload.concurrency
+        return ClosedLoop(Requests(pool, dialect, prompts, workload, expected), workload)
 
     async def _while_it_lives(self, work: Coroutine[None, None, Run]) -> Run:
         """Await `work`, or stop it when the engine dies."""
@@ -207,16 +240,6 @@ def _shared_tokens(workload: Workload) -> int:
     if workload.turns > 1 or workload.dataset or workload.replay:
         return workload.prompt_tokens
     return workload.shared_prefix_tokens
-
-
-def _loop(
-    pool: Wire, dialect: Dialect, prompts: Prompts, workload: Workload
-) -> ClosedLoop | OpenLoop:
-    if workload.rate_per_s is not None:
-        expected = int(2.2 * workload.rate_per_s * open_loop.duration_s(workload))
-        return OpenLoop(Requests(pool, dialect, prompts, workload, expected), workload)
-    expected = (workload.request_goal or 0) + 2 * workload.concurrency
-    return ClosedLoop(Requests(pool, dialect, prompts, workload, expected), workload)
 
 
 def _derived(seed: int, repetition: int) -> int:

@@ -1,13 +1,47 @@
 """How a load reaches its server: the own client where it can run, else a general one."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from vllama.bench.transcript import Transcript
 
 Choice: TypeAlias = Literal["auto", "raw", "httpx"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What loads: over which wire, and in how many processes of its own (None: by the load).
+
+    `chunk_cost_s` is the CPU time that a streamed chunk takes it, where that was tested.
+    """
+
+    choice: Choice = "auto"
+    workers: int | None = None
+    chunk_cost_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        slower = "" if find_spec("uvloop") else ", without uvloop"
+        return chosen(self.choice) + slower
+
+
+USUAL = Client()
+
+
+def run_fast(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the faster loop where there is one."""
+    if find_spec("uvloop") is None:
+        return asyncio.run(work)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 class Wire(Protocol):
@@ -64,11 +98,16 @@ class Address:
         return b"".join((*lines, b"\r\n", body))
 
 
+def chosen(choice: Choice) -> Choice:
+    """What `auto` is here."""
+    if choice == "auto":
+        return "raw" if find_spec("httptools") else "httpx"
+    return choice
+
+
 def wire(base_url: str, choice: Choice = "auto") -> Wire:
     """The client for this server: the own one, or httpx where httptools is missing."""
-    if choice == "auto":
-        choice = "raw" if find_spec("httptools") else "httpx"
-    if choice == "httpx":
+    if chosen(choice) == "httpx":
         from vllama.bench.plain_wire import PlainWire
 
         return PlainWire(base_url)

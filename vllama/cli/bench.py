@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import shlex
 import sys
@@ -50,6 +49,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--stream", action=argparse.BooleanOptionalAction, help="as the load says")
     add("--repeat", type=_positive, default=1, metavar="N", help="fresh starts of each target (1)")
     add("--seed", type=int, help="of the prompts")
+    add("--client", choices=["auto", "raw", "httpx"], default="auto",
+        help="what sends: our own client, or httpx (ours where it can run)")  # fmt: skip
+    add("--workers", type=int, metavar="N", help="processes that send (by the load; 0: this one)")
     add("--out", type=Path, metavar="FILE", help="write what a later --baseline reads")
     add("--json", action="store_true", help="one JSON document on stdout")
     baseline.arguments(parser)
@@ -82,6 +84,8 @@ class _Outcome:
 
 
 def _measure(plan: Plan, args: argparse.Namespace) -> _Outcome:
+    from vllama.bench import selftest
+    from vllama.bench.wire import run_fast
     from vllama.cli import bench_lines
 
     outcome = _Outcome(plan.contest)
@@ -89,6 +93,10 @@ def _measure(plan: Plan, args: argparse.Namespace) -> _Outcome:
     total *= plan.contest.blocks * plan.contest.starts
 
     async def collect() -> None:
+        contest = plan.contest
+        contest.client = await selftest.proven(contest.client)
+        if not args.quiet:
+            print(bench_lines.client(contest.client), file=sys.stderr, flush=True)
         async with aclosing(plan.contest.run()) as blocks:
             async for block in blocks:
                 outcome.blocks.append(block)
@@ -97,7 +105,7 @@ def _measure(plan: Plan, args: argparse.Namespace) -> _Outcome:
                     print(line, file=sys.stderr, flush=True)
 
     try:
-        _run(collect())
+        run_fast(collect())
     except KeyboardInterrupt:
         outcome.interrupted = True
     except VllamaError as error:
@@ -106,17 +114,6 @@ def _measure(plan: Plan, args: argparse.Namespace) -> _Outcome:
         outcome.blocks.append(plan.contest.partial)
     outcome.ended_at = datetime.now(UTC)
     return outcome
-
-
-def _run(work: Any) -> None:
-    """On the faster loop where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(work)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
 
 
 def _report(

@@ -6,6 +6,7 @@ from typing import Any
 from vllama.bench.contest import Block
 from vllama.bench.measurement import Measurement, Quantiles, summarize
 from vllama.bench.verdicts import LOWER, Result, Verdict
+from vllama.bench.wire import Client
 
 DEFINITIONS = """\
 TTFT  from the request's bytes handed to the socket to the first chunk with content
@@ -28,6 +29,15 @@ def progress(block: Block, number: int, total: int) -> str:
     return (
         f"{number}/{total}  {block.workload.name}  {block.target}  "
         f"{shown.output_tokens_per_s:.1f} tok/s, {shown.requests_per_s:.2f} req/s{failed}"
+    )
+
+
+def client(used: Client) -> str:
+    """What loads, and how much of it it could take."""
+    cost_us = 1e6 * used.chunk_cost_s
+    return (
+        f"client     {used.name}: {cost_us:.1f} us of CPU a streamed chunk here, "
+        f"{1 / used.chunk_cost_s:,.0f} chunks/s a process"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from vllama import durations, hardware, store
 from vllama.bench import workloads
 from vllama.bench.contest import Contest, Target
+from vllama.bench.wire import Client
 from vllama.bench.workload import Workload
 from vllama.cli import baseline as gate
 from vllama.cli import bench_ollama
@@ -70,7 +71,8 @@ def make(args: argparse.Namespace, settings: Settings, old: Mapping[str, Any] | 
     together = _side_by_side(targets, machine)
     if len(targets) > 1:
         said.append("turns      " + ("block by block" if together else "start by start"))
-    contest = Contest(tuple(targets), tuple(loads), blocks, starts, together)
+    client = Client(args.client, args.workers)
+    contest = Contest(tuple(targets), tuple(loads), blocks, starts, together, client=client)
     weights = store.resolve(args.model, settings).shape.quantization if not args.url else ""
     return Plan(contest, machine, model, _pairs(targets), tuple(said), seed, weights)
 
