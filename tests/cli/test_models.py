@@ -112,6 +112,7 @@ def test_show_prints_tables_and_parts(vllama: Run, made: str) -> None:
                                            "License")
     ] == ["Model", "Capabilities", "Parameters", "System", "License"]  # fmt: skip
     assert "architecture        qwen2" in out
+    assert re.search(r"Engine\n +llamacpp: the model is here (only )?as GGUF", out)
     assert "quantization        Q8_0" in out
     assert "context length      8192" in out
     assert "num_predict    5" in out

@@ -27,15 +27,35 @@ def run(args: argparse.Namespace) -> int:
         named = ", ".join(f"'--{p}'" for p in _PARTS[:-1])
         raise UsageError(f"only one of {named}, or '--{_PARTS[-1]}' can be specified")
     body = {"model": args.model, "verbose": args.verbose}
-    told = Client(Settings.from_environment()).post("/api/show", body)
+    settings = Settings.from_environment()
+    told = Client(settings).post("/api/show", body)
     if args.json:
         print(json.dumps(told, indent=2))
     elif wanted:
         print(told.get(wanted[0]) or "")
     else:
-        print("\n\n".join(sections(told, args.verbose)))
+        engine = _section("Engine", [[line] for line in _engine(args.model, settings)])
+        print("\n\n".join([*sections(told, args.verbose), *([engine] if engine else [])]))
         print()
     return 0
+
+
+def _engine(name: str, settings: Settings) -> list[str]:
+    """Which engine `auto` takes for it here, and why; nothing of a server elsewhere."""
+    from vllama import hardware
+    from vllama.engines import choose
+    from vllama.errors import EngineMissing, VllamaError
+    from vllama.store import names
+
+    if settings.address.host not in ("127.0.0.1", "localhost", "0.0.0.0", "::1"):
+        return []
+    try:
+        model = names.resolve(name, settings)
+        return [choose(model, hardware.visible(settings.environment), settings).reason]
+    except EngineMissing as missing:
+        return [missing.message, missing.remedy]
+    except VllamaError:
+        return []  # a model that somebody else runs, or a home that the server does not share
 
 
 def sections(told: dict[str, Any], verbose: bool) -> list[str]:
