@@ -9,7 +9,7 @@ from tests.store.shelves import put_in_hub_cache, put_model
 from vllama import store
 from vllama.errors import ModelBroken, ModelNotFound, UsageError
 from vllama.settings import Settings
-from vllama.store import names
+from vllama.store import catalogue, changes, names
 from vllama.store.reference import InvalidName, Name
 
 
@@ -130,6 +130,44 @@ def test_a_manifest_that_leads_out_of_the_store_is_refused(
     link.symlink_to(outside / "manifests" / "registry.ollama.ai" / "library" / "tiny")
     with pytest.raises(ModelBroken, match="leads out of the store"):
         store.resolve("tiny", settings)
+
+
+def test_a_blob_that_links_out_of_the_store_is_told_by_its_bytes(
+    toy: Path, settings: Settings, tmp_path: Path
+) -> None:
+    root = settings.home / "models"
+    put_model(root, "tiny", [("model", (toy / "toy-f16.gguf").read_bytes())])
+    blob = max((root / "blobs").iterdir(), key=lambda p: p.stat().st_size)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    blob.unlink()
+    blob.symlink_to(secret)
+    with pytest.raises(ModelBroken, match="has 6 bytes"):
+        store.resolve("tiny", settings)
+
+
+def test_the_hubs_cache_and_an_ollama_store_are_used_in_place(
+    toy: Path, settings: Settings
+) -> None:
+    """Resolving, showing, copying and deriving add not one block to either, and no copy to ours."""
+    put_model(settings.ollama_models, "tiny", [("model", (toy / "toy-f16.gguf").read_bytes())])
+    put_in_hub_cache(settings.hub_cache, "owner/Toy", toy)
+
+    def state(folder: Path) -> set[tuple[str, int, int, int]]:
+        found = ((p, p.lstat()) for p in folder.rglob("*"))
+        return {(str(p), s.st_ino, s.st_mtime_ns, s.st_blocks) for p, s in found}
+
+    before = state(settings.ollama_models), state(settings.hub_cache)
+    for name in ("tiny", "owner/Toy"):
+        store.resolve(name, settings)
+        catalogue.card(name, settings)
+        changes.copy(name, f"copy-of-{name.rpartition('/')[2].lower()}", settings)
+    assert len(catalogue.cards(settings)) == 4
+    assert (state(settings.ollama_models), state(settings.hub_cache)) == before
+    theirs = {p.stat().st_ino for p in settings.ollama_models.rglob("*") if p.is_file()}
+    mine = [p for p in (settings.home / "models").rglob("*") if p.is_file()]
+    own = sum(p.stat().st_blocks * 512 for p in mine if p.stat().st_ino not in theirs)
+    assert own < 64 * 1024 < (toy / "toy-f16.gguf").stat().st_size
 
 
 def test_a_link_in_the_home_that_leads_out_is_not_followed(toy: Path, settings: Settings) -> None:

@@ -276,6 +276,49 @@ async def test_a_disk_that_fills_up_on_the_way_leaves_no_model(
         store.resolve(offered, settings)
 
 
+async def test_a_disk_that_fills_up_while_bytes_come_leaves_what_is_taken_up_later(
+    offered: str, registry: Registry, settings: Settings, monkeypatch: pytest.MonkeyPatch,
+    toy: Path,
+) -> None:  # fmt: skip
+    real, room = Path.open, [400_000]
+
+    class Small:
+        """A file on a disk with little room left."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def __enter__(self) -> "Small":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> int:
+            room[0] -= len(data)
+            if room[0] < 0:
+                raise OSError(28, "No space left on device")
+            return int(self.file.write(data))
+
+    def opened(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        file = real(path, mode, *args, **options)
+        return Small(file) if mode == "r+b" else file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        with pytest.raises(StorageError, match="No space left on device"):
+            await pulled(offered, settings)
+    assert catalogue.cards(settings) == []
+    assert not list((settings.home / "models" / "blobs").glob("sha256-*"))
+    registry.asked.clear()
+    await pulled(offered, settings)
+    spans = (r.removeprefix("bytes=").split("-") for r in registry.ranges())
+    assert sum(int(b) - int(a) + 1 for a, b in spans) < (toy / "toy-q8_0.gguf").stat().st_size
+
+
 async def test_two_pulls_of_one_model_share_the_work(
     offered: str, registry: Registry, settings: Settings
 ) -> None:
