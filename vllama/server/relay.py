@@ -81,7 +81,9 @@ class Relayed(Response):
     """The answer to one exchange, made while it is sent."""
 
     def __init__(self, pool: Pool, exchange: Exchange) -> None:
-        super().__init__()
+        # What a plain response prepares is of no use here.
+        self.background, self.body, self.status_code = None, b"", 200
+        self.raw_headers = []
         self._pool = pool
         self._exchange = exchange
         self._trace = Trace(exchange.model)

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from vllama.server import packed, refusal
@@ -36,7 +36,12 @@ class Service:
         if declared.isdigit() and int(declared) > self.max_body_bytes:
             raise Refusal(413, packed.TOO_LARGE, early=True)
         pieces, size = [], 0
-        async for piece in request.stream():
+        goes_on = True
+        while goes_on:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            piece, goes_on = message.get("body", b""), message.get("more_body", False)
             size += len(piece)
             if size > self.max_body_bytes:
                 raise Refusal(413, packed.TOO_LARGE, early=True)

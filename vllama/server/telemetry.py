@@ -1,6 +1,7 @@
 """`/metrics` for Prometheus: requests, latencies and engines, and the engines' own figures."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -72,26 +73,28 @@ class Telemetry:
         self._gaps = _Gaps()
         self._registry.register(self._gaps)
         self._counted_s = 0.0
+        # Prometheus' own way from labels to figures takes a lock and builds them anew.
+        self._child = functools.lru_cache(4096)(lambda figure, *labels: figure.labels(*labels))
 
     def answered(self, trace: Trace) -> None:
         """Count one request to an engine."""
         trace.ended_s = time.monotonic()
         model = trace.model
-        self._requests.labels(model, trace.outcome).inc()
+        self._child(self._requests, model, trace.outcome).inc()
         if trace.outcome == "left":
-            self._left.labels(model, trace.phase).inc()
+            self._child(self._left, model, trace.phase).inc()
         if trace.attempts > 1:
-            self._retries.labels(model).inc(trace.attempts - 1)
+            self._child(self._retries, model).inc(trace.attempts - 1)
         if trace.leased_s:
-            self._queue.labels(model).observe(trace.leased_s - trace.began_s)
+            self._child(self._queue, model).observe(trace.leased_s - trace.began_s)
         if trace.first_s:
-            self._first.labels(model).observe(trace.first_s - trace.began_s)
-            self._whole.labels(model).observe(trace.ended_s - trace.began_s)
+            self._child(self._first, model).observe(trace.first_s - trace.began_s)
+            self._child(self._whole, model).observe(trace.ended_s - trace.began_s)
             self._gaps.add(model, trace)
 
     def answered_http(self, route: str, method: str, status: int) -> None:
         """Count one HTTP request, whatever it was for."""
-        self._http.labels(route, method, str(status)).inc()
+        self._child(self._http, route, method, str(status)).inc()
 
     def own(self) -> bytes:
         """What this process has counted, without a look at any engine."""
