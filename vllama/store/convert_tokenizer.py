@@ -1,10 +1,10 @@
-"""A Hugging Face tokenizer as GGUF metadata: byte-level BPE, and WordPiece."""
+"""A Hugging Face tokenizer as GGUF metadata: byte-level BPE, WordPiece and SentencePiece."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from vllama.store import chat_template
+from vllama.store import chat_template, convert_pieces
 from vllama.store.errors import Refused
 
 # How a pre-tokeniser's pattern is recognised, and llama.cpp's name for it.
@@ -18,22 +18,37 @@ def add(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     Raises:
         Refused: another kind of tokenizer.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise Refused(f"{folder.name} has no tokenizer.json, the only form that is known here")
-    document = json.loads(path.read_text())
     settings = _settings(folder)
-    kind = document["model"].get("type")
-    if kind == "WordPiece":
-        _add_word_pieces(writer, document, config)
-    elif kind == "BPE" and not document["model"].get("byte_fallback"):
-        _add_byte_pairs(writer, document, config)
+    if (folder / "tokenizer.json").is_file():
+        document = json.loads((folder / "tokenizer.json").read_text())
+        _add_document(writer, document, config)
+        _add_specials(writer, document, config, settings)
+    elif (folder / "tokenizer.model").is_file():
+        _add_numbers(writer, convert_pieces.add_file(writer, folder, config))
+        writer.add_add_bos_token(bool(settings.get("add_bos_token", True)))
+        writer.add_add_eos_token(bool(settings.get("add_eos_token", False)))
     else:
-        raise Refused(f"a tokenizer of kind {kind} is not known here")
-    _add_specials(writer, document, config, settings)
+        raise Refused(f"{folder.name} has neither tokenizer.json nor tokenizer.model")
     template = chat_template.of_folder(folder)
     if template:
         writer.add_chat_template(template)
+
+
+def _add_document(writer: Any, document: dict[str, Any], config: dict[str, Any]) -> None:
+    kind = document["model"].get("type")
+    if kind == "WordPiece":
+        _add_word_pieces(writer, document, config)
+    elif kind != "BPE":
+        raise Refused(f"a tokenizer of kind {kind} is not known here")
+    elif document["model"].get("byte_fallback"):
+        convert_pieces.add_document(writer, document, config)
+    else:
+        _add_byte_pairs(writer, document, config)
+
+
+def _add_numbers(writer: Any, specials: dict[str, int]) -> None:
+    for name, number in specials.items():
+        getattr(writer, f"add_{name}_token_id")(number)
 
 
 def _add_byte_pairs(writer: Any, document: dict[str, Any], config: dict[str, Any]) -> None:
