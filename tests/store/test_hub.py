@@ -192,6 +192,7 @@ async def test_a_refusal_amid_the_files_is_told_and_leaves_no_model(
     with pytest.raises(TransferFailed) as caught:
         await pulled(repository, online, limits=SMALL)
     assert caught.value.status == status
+    assert ("token" in caught.value.remedy) is (code != 404)
     assert catalogue.cards(online) == []
 
 

@@ -239,6 +239,12 @@ async def test_an_unreachable_registry_is_told_in_gos_words(settings: Settings) 
     )
 
 
+async def test_a_registry_without_tls_is_told_apart(offered: str, settings: Settings) -> None:
+    with pytest.raises(TransferFailed, match="HTTP response to HTTPS client") as caught:
+        [s async for s in transfers.pull(offered, settings)]
+    assert "--insecure" in caught.value.remedy
+
+
 async def test_a_manifest_with_tricks_in_its_digests_is_refused(
     registry: Registry, settings: Settings, tmp_path: Path
 ) -> None:

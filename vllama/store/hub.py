@@ -159,6 +159,10 @@ def _errors(
     page = f"{settings.hub_endpoint}/{repository.id}"
     try:
         yield
+    except TransferFailed as error:
+        raise TransferFailed(
+            error.message, error.status, _REMEDIES.get(error.status, error.remedy)
+        ) from error
     except errors.GatedRepoError as error:
         raise TransferFailed(
             f"{what}: {repository.id} is gated", 403,

@@ -176,12 +176,15 @@ def unreachable(method: str, url: str, error: httpx.HTTPError) -> TransferFailed
     parts = httpx.URL(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     address = f"{parts.host}:{port}"
-    text = str(error) or type(error).__name__
+    text, remedy = str(error) or type(error).__name__, ""
     if isinstance(error, httpx.ConnectError):
-        if "refused" in text or "111" in text or "attempts failed" in text:
+        if "WRONG_VERSION_NUMBER" in text:
+            text = "http: server gave HTTP response to HTTPS client"
+            remedy = "If it is to be trusted without TLS, use --insecure."
+        elif "refused" in text or "111" in text or "attempts failed" in text:
             text = f"dial tcp {address}: connect: connection refused"
         elif "Name or service" in text or "getaddrinfo" in text or "name resolution" in text:
             text = f"dial tcp: lookup {parts.host}: no such host"
         else:
             text = f"dial tcp {address}: {text}"
-    return TransferFailed(f'{method.title()} "{url}": {text}')
+    return TransferFailed(f'{method.title()} "{url}": {text}', remedy=remedy)
