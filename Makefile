@@ -54,6 +54,7 @@ bench: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## has serving
 
 bench-proxy: $(VENV)/.dev  ## what vllama costs between client and engine, next to others
 	$(PY) -m benchmarks.proxy
+	$(PY) -m benchmarks.proxy.endurance
 
 bench-tuner: $(VENV)/.dev  ## how near the best the tuner comes, in how many starts (writes results/tuner)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.tuner

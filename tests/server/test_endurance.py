@@ -9,11 +9,11 @@ import psutil
 from tests.server.fakes import FakeEngine, Shop, until
 from tests.server.test_relay import CHUNKED, Client, chunk, relaying, saying
 
-STREAMS = 3000
+STREAMS = 1000  # `python -m benchmarks.proxy.endurance` does ten times as many
 BATCH = 50
 
 
-async def test_memory_descriptors_and_tasks_are_flat_over_thousands_of_streams() -> None:
+async def test_memory_descriptors_and_tasks_are_flat_over_a_thousand_streams() -> None:
     words = [chunk(b"word %d " % i) for i in range(20)]
     engine = FakeEngine(saying(CHUNKED, *words, b"0\r\n\r\n"))
     process = psutil.Process()
@@ -35,12 +35,17 @@ async def test_memory_descriptors_and_tasks_are_flat_over_thousands_of_streams()
         for _ in range(10):
             await batch(address)
         gc.collect()
+        tasks, files = len(asyncio.all_tasks()), open_files()
         resident = process.memory_info().rss
         for _ in range(STREAMS // BATCH):
             await batch(address)
         gc.collect()
         grown = process.memory_info().rss - resident
-        assert grown < 16 * 1024**2
-        # The idle connections to the engine are kept, and no more than were ever needed.
-        await until(lambda: len(list(Path("/proc/self/fd").iterdir())) < 4 * BATCH)
-        await until(lambda: len(asyncio.all_tasks()) < 2 * BATCH + 20)
+        assert grown < 8 * 1024**2
+        # The idle connections to the engine are kept, no more than were ever needed at once.
+        await until(lambda: open_files() <= max(files, 2 * BATCH + 40))
+        await until(lambda: len(asyncio.all_tasks()) <= max(tasks, BATCH + 20))
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
