@@ -13,18 +13,28 @@ from vllama.errors import EngineFailed
 from vllama.profile import Profile
 from vllama.server.letters import Letter, Line, endpoint_of, error_of
 from vllama.server.member import Unavailable
-from vllama.server.plan import Choose
+from vllama.server.plan import Plan
 from vllama.server.pool import Loaded, Pool
 from vllama.server.runner import Lease
 from vllama.server.telemetry import Telemetry
 from vllama.uplink import UplinkPool
 
 
+class _Elsewhere:
+    """Names and engines are the owner's business: a worker passes names on as they are."""
+
+    def key(self, name: str) -> str:
+        return name
+
+    def plan(self, key: str) -> Plan:
+        raise EngineFailed(f"{key} can only be started by the owner of the engines")
+
+
 class Borrowed(Pool):
     """Leases from the owner at the other end of `line`."""
 
-    def __init__(self, choose: Choose, line: Line, telemetry: Telemetry) -> None:
-        super().__init__(choose, observer=telemetry)
+    def __init__(self, line: Line, telemetry: Telemetry) -> None:
+        super().__init__(_Elsewhere(), observer=telemetry)
         self._line = line
         self._telemetry = telemetry
         self._numbers = itertools.count()

@@ -21,24 +21,10 @@ from vllama.server.catalogue import Catalogue
 from vllama.server.letters import LIMIT, Letter, Line
 from vllama.server.logs import configure
 from vllama.server.observed import Observed
-from vllama.server.plan import Plan
 from vllama.server.serving import Server, raise_file_limit
 from vllama.server.shapes import Shapes
 from vllama.settings import Address, Settings
 from vllama.traffic import Notebook, Salt
-
-
-class _Names:
-    """Only names are looked up here; how to launch is the owner's business."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-
-    def key(self, name: str) -> str:
-        return self._catalogue.key(name)
-
-    def plan(self, key: str) -> Plan:
-        raise NotImplementedError(key)
 
 
 def main() -> int:
@@ -58,7 +44,7 @@ async def _serve(told: Letter) -> None:
     catalogue = Catalogue(told["served"], attached)
     counts = figures.Telemetry()
     line = Line(*await asyncio.open_unix_connection(told["owner"], limit=LIMIT))
-    pool = Borrowed(_Names(catalogue), line, counts)
+    pool = Borrowed(line, counts)
     if "salt" in told:
         notebook = Notebook(settings.home / "traffic")
         pool.shapes = Shapes(notebook, Salt(bytes.fromhex(told["salt"])))
