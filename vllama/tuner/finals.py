@@ -6,7 +6,7 @@ starts differ (measured elsewhere: 19 % false alarms when they are taken for rep
 
 import math
 import statistics
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -22,14 +22,17 @@ from vllama.tuner.trial import Trial, key
 
 Options = dict[str, Scalar]
 _SEED = 7_000
-FAR = 0.1
+FAR, CLOSE = 0.1, 0.01
 # How far behind the best a finalist may be after one round, and after two, to stay in.
 _BEHIND = (FAR, 0.02)
 # Limits that are kept by less may have been kept by chance.
 SPARE = 0.02
 # (rounds, blocks, contenders)
 _FRUGAL = [(3, 2, 1), (2, 2, 1)]
-_LAVISH = [(4, 3, 4), (4, 2, 4), (3, 2, 4), (3, 2, 3), (2, 2, 3)]
+_LAVISH = [(6, 2, 4), (5, 2, 4), (5, 2, 3), (3, 2, 4), (3, 2, 3)]
+# Who is chosen among several by two rounds was also lucky in them: with so many rounds after
+# that, only these count for what is claimed.
+CHOSEN_AFTER, TO_CLAIM = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +114,36 @@ async def run(
                 yield block
         if math.isfinite(before_s):
             side_s = max(side_s, (before_s - left_s()) / len(everyone))
-        everyone = [{}, *_still_in(subject, done, everyone[1:])]
+        everyone = [{}, *_still_in(subject, done, everyone[1:], plan)]
         if _settled(subject, done, everyone[1:]):
             return
 
 
 def _still_in(
-    subject: Subject, done: Sequence[Block], finalists: Sequence[Options]
+    subject: Subject, done: Sequence[Block], finalists: Sequence[Options], plan: Plan
 ) -> list[Options]:
-    """Without those that another finalist is far ahead of: they only cost starts."""
+    """Without those that another finalist is far ahead of: they only cost starts.
+
+    After two rounds one alone where enough rounds follow to measure it without its luck: of
+    those within 1 % of the best the one that overrides least.
+    """
     if len(finalists) < 2:
         return list(finalists)
     means = [_mean(by_round(subject, done, options)) for options in finalists]
-    behind = _BEHIND[min(len({b.round for b in done}), 2) - 1]
+    rounds = len({b.round for b in done})
+    if rounds == CHOSEN_AFTER and plan.rounds - rounds >= TO_CLAIM:
+        sure = [surely_holds(subject, done, f) for f in finalists]
+        means = [m if s or not any(sure) else -math.inf for m, s in zip(means, sure, strict=True)]
+        near = [(len(f), -m, i) for i, (f, m) in enumerate(zip(finalists, means, strict=True))
+                if m >= max(means) - CLOSE and math.isfinite(m)]  # fmt: skip
+        return [finalists[min(near)[2]]] if near else []
+    behind = _BEHIND[min(rounds, 2) - 1]
     return [f for f, mean in zip(finalists, means, strict=True) if mean >= max(means) - behind]
+
+
+def is_claimable(rounds: Iterable[int]) -> bool:
+    """Whether enough of these rounds came after the choice among several."""
+    return sum(n >= CHOSEN_AFTER for n in rounds) >= TO_CLAIM
 
 
 def _settled(subject: Subject, done: Sequence[Block], finalists: Sequence[Options]) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
 
 from vllama.profile import Scalar
 from vllama.tuner import crashes, drift, gaussian
@@ -20,7 +21,7 @@ from vllama.tuner.gaussian import Array, Mask
 from vllama.tuner.objective import Objective
 from vllama.tuner.prior import Prior
 from vllama.tuner.space import Knob, Space
-from vllama.tuner.study import Outlook, distribution, finished
+from vllama.tuner.study import Outlook, distribution, finished, value_of
 from vllama.tuner.trial import Trial, key
 
 MOST = 20_000
@@ -41,7 +42,8 @@ class ModelSampler(BaseSampler):
         self._candidates = candidates(space, prior, self._random)
         self._choices = [space.choice(c) for c in self._candidates]
         self._x = np.array([coordinates(space.knobs, c) for c in self._choices])
-        self._index = {key(c): i for i, c in enumerate(self._candidates)}
+        self._keys = [key(c) for c in self._candidates]
+        self._index = {k: i for i, k in enumerate(self._keys)}
         self.outlook: Outlook | None = None
 
     def infer_relative_search_space(
@@ -55,11 +57,11 @@ class ModelSampler(BaseSampler):
     def sample_relative(
         self,
         study: optuna.Study,
-        trial: optuna.trial.FrozenTrial,  # noqa: ARG002
+        trial: optuna.trial.FrozenTrial,
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
         """The best candidate that was not tried; nothing when all were."""
-        at = self.propose(finished(study))
+        at = self.propose(finished(study), self._under_way(study, trial.number))
         if at is None:
             return {}
         choice = self._space.choice(self._candidates[at])
@@ -78,10 +80,23 @@ class ModelSampler(BaseSampler):
         """For what was not proposed: at random."""
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
-    def propose(self, trials: Sequence[Trial]) -> int | None:
-        """The index of the candidate to try next."""
-        tried = {key(t.options) for t in trials}
-        open_ = np.array([key(c) not in tried for c in self._candidates])
+    def _under_way(self, study: optuna.Study, number: int) -> list[dict[str, Scalar]]:
+        """What others measure at the moment."""
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        names = {k.name for k in self._space.knobs}
+        return [
+            self._space.launch({k.name: value_of(k, t.params[k.name]) for k in self._space.knobs})
+            for t in running
+            if t.number != number and t.params.keys() == names
+        ]
+
+    def propose(
+        self, trials: Sequence[Trial], under_way: Sequence[Mapping[str, Scalar]] = ()
+    ) -> int | None:
+        """The index of the candidate to try next, other than what is `under_way`."""
+        pending = {key(options) for options in under_way}
+        tried = {key(t.options) for t in trials} | pending
+        open_ = np.array([k not in tried for k in self._keys])
         if not open_.any():
             return None
         measured = [t for t in trials if t.measurements and key(t.options) in self._index]
@@ -91,7 +106,8 @@ class ModelSampler(BaseSampler):
         started = crashes.survival(self._space.knobs, self._choices, tried_choices)
         if len(measured) < 2 or sum(t.origin == "search" for t in trials) < FIRST_FROM_PRIOR:
             return self._from_prior(worth + np.log(started), open_, trials)
-        return self._by_improvement(measured, expected, started, open_)
+        waiting = [self._index[k] for k in sorted(pending & self._index.keys())]
+        return self._by_improvement(measured, expected, started, open_, waiting)
 
     def _expected(self, trials: Sequence[Trial]) -> "_Expected":
         prior = self._prior.after(trials)
@@ -118,7 +134,12 @@ class ModelSampler(BaseSampler):
         return ranked[0]
 
     def _by_improvement(
-        self, measured: Sequence[Trial], expected: "_Expected", started: Array, open_: Mask
+        self,
+        measured: Sequence[Trial],
+        expected: "_Expected",
+        started: Array,
+        open_: Mask,
+        waiting: Sequence[int] = (),
     ) -> int:
         rows = np.array([self._index[key(t.options)] for t in measured])
         shift = drift.of(measured, self._objective)
@@ -128,6 +149,11 @@ class ModelSampler(BaseSampler):
         # Candidates that the prior cannot tell apart are told apart by what was measured.
         process = gaussian.fit(self._x[rows], values - expected.value[rows])
         mean, sd = process.predict(self._x)
+        if waiting:
+            # Believe meanwhile that what is under way turns out as foreseen.
+            at_all = np.concatenate([rows, np.array(waiting)])
+            believed = np.concatenate([values - expected.value[rows], mean[list(waiting)]])
+            mean, sd = gaussian.fit(self._x[at_all], believed).predict(self._x)
         mean = mean + expected.value
         kept = started * self._limits_kept(measured, rows, expected)
         held = [i for i, t in zip(rows, measured, strict=True) if t.state != "infeasible"]

@@ -49,6 +49,7 @@ def judge(subject: Subject, trials: Sequence[Trial], blocks: Sequence[Block]) ->
         return _unproven(subject, trials, bool(values))
     # Where some keep the limits beyond noise, one that may have kept them by chance is no winner.
     kept = {k: v for k, v in kept.items() if surely_holds(subject, blocks, options[k])} or kept
+    kept = {k: v for k, v in kept.items() if finals.is_claimable(v)} or kept
     if not default or not _holds(subject, blocks, {}):
         return _without_default(subject, trials, default, kept, options)
     gains = {k: _gain(subject, default, v) for k, v in kept.items()}
@@ -74,8 +75,13 @@ def _holds(subject: Subject, blocks: Sequence[Block], options: Mapping[str, Scal
 
 
 def _gain(subject: Subject, default: Mapping[int, float], other: Mapping[int, float]) -> Gain:
-    """Over the rounds in which both came through; pairs are starts of the same round."""
+    """Over the rounds in which both came through; pairs are starts of the same round.
+
+    Without the rounds that chose it, where enough others are left.
+    """
     both = sorted(default.keys() & other.keys())
+    if finals.is_claimable(both):
+        both = [n for n in both if n >= finals.CHOSEN_AFTER]
     pairs = [(math.exp(default[n]), math.exp(other[n])) for n in both]
     if not pairs:
         return Gain(subject.objective.metric, 0.0, None)
