@@ -30,6 +30,7 @@ class Registry:
     # Behaviour, each used up as it happens.
     cut_after: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
+    blob_codes: list[int] = field(default_factory=list)
     stalls: list[threading.Event] = field(default_factory=list)
     has_ranges: bool = True
     token: str = ""
@@ -158,8 +159,10 @@ class _Handler(BaseHTTPRequestHandler):
             realm = f'Bearer realm="{place}",service="r",scope="s t"'
             self._reply(401, b"who are you", {"WWW-Authenticate": realm})
             return True
-        if self.registry.codes:
-            self._reply(self.registry.codes.pop(0), b"not now", {"Retry-After": "0"})
+        is_blob = self.command == "GET" and "/blobs/" in self.path
+        codes = self.registry.blob_codes if is_blob else self.registry.codes
+        if codes:
+            self._reply(codes.pop(0), b"not now", {"Retry-After": "0"})
             return True
         return False
 

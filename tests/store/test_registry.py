@@ -1,7 +1,6 @@
 """A pull from a registry comes whole, whatever happens on the way; a push arrives whole."""
 
 import asyncio
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,21 +20,6 @@ from vllama.store.registry import Limits
 
 SMALL = Limits(part_bytes=200_000, parts=1000, streams=4, stall_s=5, tries=3, wait_s=0.001,
                longest_wait_s=0.01)  # fmt: skip
-# A pull in a process of its own, that tells how many bytes are here.
-PULL = """
-import asyncio, sys
-from vllama.settings import Settings
-from vllama.store import transfers
-from vllama.store.registry import Limits
-
-async def main():
-    limits = Limits(part_bytes=200_000, parts=1000, streams=4)
-    settings = Settings.from_environment()
-    async for status in transfers.pull(sys.argv[1], settings, insecure=True, limits=limits):
-        print(status.get("completed", 0), flush=True)
-
-asyncio.run(main())
-"""
 
 
 @pytest.fixture
@@ -138,29 +122,6 @@ async def test_a_stopped_pull_looks_like_nothing_and_is_resumed(
     assert leftovers(settings) == []
 
 
-async def test_a_killed_pull_looks_like_nothing_and_is_resumed(
-    offered: str, registry: Registry, settings: Settings, toy: Path
-) -> None:
-    stall = threading.Event()
-    registry.stalls = [stall]
-    registry.cut_after = [100_000] * 50
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PULL, offered, env=dict(settings.environment), stdout=-1
-    )  # fmt: skip
-    assert process.stdout is not None
-    while int(await process.stdout.readline()) < 300_000:
-        pass
-    process.kill()
-    await process.wait()
-    stall.set()
-    assert catalogue.cards(settings) == []
-    assert not list((settings.home / "models" / "blobs").glob("sha256-*"))
-    registry.cut_after.clear()
-    registry.stalls.clear()
-    assert (await pulled(offered, settings))[-1] == {"status": "success"}
-    assert leftovers(settings) == []
-
-
 async def test_a_connection_that_brings_nothing_is_given_up_and_taken_up_again(
     offered: str, registry: Registry, settings: Settings
 ) -> None:
@@ -226,6 +187,27 @@ async def test_a_refusal_is_told_in_ollamas_words(
     with pytest.raises(TransferFailed) as caught:
         await pulled(offered, settings)
     assert (caught.value.message, caught.value.status) == (message, status)
+
+
+@pytest.mark.parametrize(("code", "status"), [(401, 401), (403, 403), (404, 404), (400, 500)])
+async def test_a_refusal_amid_the_blobs_is_told_and_leaves_no_model(
+    code: int, status: int, offered: str, registry: Registry, settings: Settings
+) -> None:
+    registry.blob_codes = [code]
+    with pytest.raises(TransferFailed) as caught:
+        await pulled(offered, settings)
+    assert caught.value.status == status
+    assert catalogue.cards(settings) == []
+    await pulled(offered, settings)
+    assert [c.name for c in catalogue.cards(settings)] == [offered]
+
+
+async def test_a_registry_that_is_busy_amid_the_blobs_is_waited_for_as_long_as_it_says(
+    offered: str, registry: Registry, settings: Settings
+) -> None:
+    registry.blob_codes = [429, 503, 429]
+    limits = replace(SMALL, wait_s=60, longest_wait_s=60)
+    assert (await pulled(offered, settings, limits))[-1] == {"status": "success"}
 
 
 async def test_an_unreachable_registry_is_told_in_gos_words(settings: Settings) -> None:
