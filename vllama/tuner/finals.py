@@ -115,7 +115,7 @@ async def run(
         if math.isfinite(before_s):
             side_s = max(side_s, (before_s - left_s()) / len(everyone))
         everyone = [{}, *_still_in(subject, done, everyone[1:], plan)]
-        if _settled(subject, done, everyone[1:]):
+        if _settled(subject, done, everyone[1:], plan):
             return
 
 
@@ -146,7 +146,9 @@ def is_claimable(rounds: Iterable[int]) -> bool:
     return sum(n >= CHOSEN_AFTER for n in rounds) >= TO_CLAIM
 
 
-def _settled(subject: Subject, done: Sequence[Block], finalists: Sequence[Options]) -> bool:
+def _settled(
+    subject: Subject, done: Sequence[Block], finalists: Sequence[Options], plan: Plan
+) -> bool:
     """One finalist is left, and its interval lies so far off that no round can turn it.
 
     Looking early would raise false alarms if it stopped at "just significant": it does not.
@@ -155,7 +157,8 @@ def _settled(subject: Subject, done: Sequence[Block], finalists: Sequence[Option
         return False
     default, other = (by_round(subject, done, o) for o in ({}, finalists[0]))
     both = sorted(default.keys() & other.keys())
-    if len(both) < 2:
+    chosen = plan.contenders > 1 and plan.rounds - CHOSEN_AFTER >= TO_CLAIM
+    if len(both) < 2 or (chosen and not is_claimable(both)):
         return False
     pairs = [(math.exp(default[n]), math.exp(other[n])) for n in both]
     found = paired([d for d, _ in pairs], [o for _, o in pairs], lower_is_better=False).ci95

@@ -14,6 +14,7 @@ from vllama.tuner.ablation import Ablated
 from vllama.tuner.attempt import Clock
 from vllama.tuner.deadline import OutOfTimeError, TimedBench
 from vllama.tuner.finals import Block
+from vllama.tuner.jobs import Way
 from vllama.tuner.ladder import Aids
 from vllama.tuner.search import Limits, Search
 from vllama.tuner.selection import Selected, select
@@ -49,10 +50,14 @@ class Tuning:
         clock: Clock = time.monotonic,
         aids: Aids | None = None,
         ablate: bool = False,
+        way: Way | None = None,
     ) -> None:
         self._study = study
-        timed = TimedBench(bench, self._deadline_s)
-        self._bench = capacity.over(timed, subject.objective)
+        self._way = way or Way()
+        self._bench = capacity.over(TimedBench(bench, self._deadline_s), subject.objective)
+        # The finals are run alone, whatever the search is run on.
+        searching = TimedBench(self._way.bench or bench, self._deadline_s)
+        self._searching = capacity.over(searching, subject.objective)
         self._machine = machine
         self._budget = budget
         self._clock = clock
@@ -85,8 +90,9 @@ class Tuning:
         default, *seeds = [dict(s) for s in self.subject.space.seeds]
         self._study.plant({"default": [default], "seed": seeds, **(related or {})})
         search = Search(
-            self._study, self._bench, self.subject, self._effort.rungs, self._clock, self.aids
-        )
+            self._study, self._searching, self.subject, self._effort.rungs, self._clock,
+            self.aids, self._way.jobs,
+        )  # fmt: skip
         try:
             async with aclosing(search.run(self._limits())) as trials:
                 async for trial in trials:
@@ -94,6 +100,8 @@ class Tuning:
             self.stopped = search.stopped
         except OutOfTimeError:
             self.stopped = "the budget ended in the middle of a trial, which is not counted"
+        if self._way.only_searches:
+            return
         self._in_finals = True
         with suppress(OutOfTimeError):
             async for block in self._finals():
