@@ -8,6 +8,8 @@ from typing import TextIO
 from vllama.bench.measurement import Measurement
 from vllama.engines import Choice
 from vllama.machine import GIB, Machine
+from vllama.profile import Scalar
+from vllama.tuner.ablation import Ablated
 from vllama.tuner.costs import configurations_per_hour
 from vllama.tuner.document import Outcome
 from vllama.tuner.finals import Block
@@ -86,7 +88,22 @@ class Lines:
             return
         note = "" if trial.complete or trial.failure is None else f"  {trial.failure.message}"
         against = _against_default(trial, tuning)
+        tail = f"{tail}{_eta(tuning.eta_s)}"
         self.say(f"{head}{figures(trial.measurements)}{against}{note}{tail}")
+
+    def related(self, seeds: Mapping[str, list[dict[str, Scalar]]]) -> None:
+        """What earlier studies suggest."""
+        for origin, each in seeds.items():
+            for options in each:
+                self.say(f"seed       from {origin}: {in_words(options)}")
+
+    def ablated(self, part: Ablated) -> None:
+        """What one setting of the winner brings."""
+        shown = part.failure if part.ratio is None else f"{part.ratio:.3f}x the winner"
+        self.say(
+            f"ablation   without {part.option}={part.value} ({part.default}): "
+            f"{shown}: {part.verdict}"
+        )
 
     def block(self, block: Block, tuning: Tuning) -> None:
         """A block of the finals."""
@@ -106,6 +123,8 @@ class Lines:
             self.say(f"search over: {outcome.stopped}")
         verdict = outcome.verdict
         self.say(f"result     {verdict.reason}")
+        if outcome.drift:
+            self.say(f"drift      {outcome.drift}")
         if verdict.gain is not None:
             self.say(f"gain       {gain_in_words(verdict.gain)} ({in_words(verdict.shown)})")
         for name, path in outcome.saved.items():
@@ -152,6 +171,14 @@ def gain_in_words(gain: Gain) -> str:
         return f"{gain.ratio:.3f}x the default in {what}, not proven"
     low, high = gain.ci95
     return f"{gain.ratio:.3f}x the default in {what}, 95 % interval {low:.3f} to {high:.3f}"
+
+
+def _eta(seconds: float | None) -> str:
+    """How long it should still take, once that is worth saying."""
+    if seconds is None:
+        return ""
+    left = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"  [about {left} left]"
 
 
 def _against_default(trial: Trial, tuning: Tuning) -> str:

@@ -29,6 +29,8 @@ def of_tune(tune: Document) -> Iterator[Section]:
     yield Section("Machine and model", tables=(tables.facts(_ground(tune)),))
     if baseline or best:
         yield _launch(baseline, best)
+    if tune.get("ablation"):
+        yield _ablation(tune["ablation"])
     search = trials(tune)
     text = ("Over several workloads, a trial's value is their geometric mean.",)
     yield Section("Every trial", text, (tables.every_trial(search, metric(tune)),))
@@ -38,6 +40,14 @@ def of_tune(tune: Document) -> Iterator[Section]:
     if tune.get("ruled_out"):
         text = ("Left out before the search began, so no start was spent on it.",)
         yield Section("Ruled out", text, (tables.ruled_out(tune["ruled_out"]),))
+
+
+def _ablation(parts: Sequence[Document]) -> Section:
+    text = (
+        "The best with one setting at a time put back to the default, one start each. Below 1x "
+        "the setting brings something; within 3 % one start cannot tell a difference.",
+    )
+    return Section("Which settings mattered", text, (tables.ablation(parts),))
 
 
 def _launch(baseline: Document, best: Document) -> Section:

@@ -217,3 +217,17 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_text(v) for v in value)
     return str(value)
+
+
+def ablation(parts: Sequence[Mapping[str, Any]]) -> Table:
+    """What is left of the best without each of its settings."""
+    rows = tuple(
+        (
+            f"{part['option']}={part['value']}",
+            str(part["default"]),
+            str(part["failure"]) if part["ratio"] is None else metrics.ratio(part["ratio"]),
+            str(part["verdict"]),
+        )
+        for part in parts
+    )
+    return Table(("setting", "put back to", "what is left", "so it"), rows, words=4)

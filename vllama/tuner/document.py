@@ -9,7 +9,8 @@ from typing import Any
 from vllama.bench.measurement import Measurement
 from vllama.machine import Machine
 from vllama.profile import Scalar
-from vllama.tuner import finals
+from vllama.tuner import drift, finals, related
+from vllama.tuner.ablation import Ablated
 from vllama.tuner.costs import Cost, configurations_per_hour
 from vllama.tuner.finals import Block
 from vllama.tuner.selection import Selected
@@ -35,6 +36,12 @@ class Outcome:
     seconds: float
     command: str = ""
     costs: Sequence[Cost] = ()
+    ablated: Sequence[Ablated] = ()
+
+    @property
+    def drift(self) -> str:
+        """What the controls showed of the machine, in words; empty when it was steady."""
+        return drift.of(self.trials, self.subject.objective).words
 
 
 def of(outcome: Outcome) -> dict[str, Any]:
@@ -47,6 +54,7 @@ def of(outcome: Outcome) -> dict[str, Any]:
         "model": default.model,
         "machine": machine(outcome.machine),
         "engine": {"name": default.engine, "version": default.engine_version},
+        "shape": related.about(subject),
         "study": subject.study,
         "command": outcome.command,
         "objective": subject.objective.name,
@@ -58,6 +66,8 @@ def of(outcome: Outcome) -> dict[str, Any]:
         "gain": None if gain is None else asdict(gain),
         "verdict": verdict.reason,
         "stopped": outcome.stopped,
+        "drift": outcome.drift or None,
+        "ablation": [{**asdict(a), "verdict": a.verdict} for a in outcome.ablated],
         "profiles": {name: str(path) for name, path in outcome.saved.items()},
         "profile_trials": {
             n: s.trial for n, s in outcome.selected.items() if s.trial is not None
