@@ -16,7 +16,9 @@ _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_gr
              "num_attention_groups")  # fmt: skip
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
-_NO_PARAMETERS = ("qzeros", "scales", "g_idx", "_scale", "_scale_inv", "weight_shape",
+# PyTorch's old formats, which may run code when they are read.
+_PICKLED = ("*.bin", "*.pt", "*.pth")
+_NO_PARAMETERS = ("qzeros", "scales", ".biases", "g_idx", "_scale", "_scale_inv", "weight_shape",
                   "_zero_point", "absmax", "quant_map")  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def _first(config: Mapping[str, Any], *names: str) -> int:
 
 def _bits(config: Mapping[str, Any]) -> int:
     """Bits of a quantised weight; 4 where the config does not say."""
-    quantised = config.get("quantization_config") or {}
+    quantised = config.get("quantization_config") or config.get("quantization") or {}
     return _first(quantised, "bits", "w_bit", "weight_bits") or 4
 
 
@@ -138,8 +140,9 @@ def _parameters(name: str, tensor: Mapping[str, Any], bits: int) -> int:
     """How many parameters a tensor holds: quantised ones pack several into one number."""
     if name.endswith(_NO_PARAMETERS):
         return 0
-    packed = name.endswith(("qweight", "weight_packed", "_blocks", "_packed"))
-    width = {"I32": 32, "U8": 8}.get(str(tensor["dtype"]), 0)
+    is_mlx = tensor["dtype"] == "U32" and name.endswith(".weight")
+    packed = is_mlx or name.endswith(("qweight", "weight_packed", "_blocks", "_packed"))
+    width = {"I32": 32, "U32": 32, "U8": 8}.get(str(tensor["dtype"]), 0)
     return _elements(tensor) * (width // bits if packed and width else 1)
 
 
@@ -147,8 +150,16 @@ def _quantization(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method:
         return str(method).upper()
+    if is_mlx(config):
+        return f"MLX {_bits(config)}-bit"
     largest = max(tensors.values(), key=_elements, default=None)
     return str(largest["dtype"]) if largest else "unknown"
+
+
+def is_mlx(config: Mapping[str, Any]) -> bool:
+    """Whether MLX has quantised the weights: it notes groups, and no method as others do."""
+    noted = config.get("quantization")
+    return isinstance(noted, dict) and "group_size" in noted
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -160,6 +171,13 @@ def _shards(folder: Path) -> list[Path]:
     for shard in shards:
         if not shard.exists():
             raise ModelBroken(f"{shard} is missing", _REMEDY)
+    pickled = next((p.name for pattern in _PICKLED for p in sorted(folder.glob(pattern))), "")
+    if not shards and pickled:
+        raise ModelBroken(
+            f"{folder} holds its weights only in PyTorch's old format ({pickled}), which may run"
+            " code when it is read",
+            "Take a revision or a repository with .safetensors files, or a GGUF of the model.",
+        )
     if not shards:
         raise ModelBroken(f"{folder} holds no .safetensors file", _REMEDY)
     return shards

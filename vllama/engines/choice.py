@@ -1,5 +1,6 @@
 """Which engine serves a model on a machine, and why."""
 
+import contextlib
 import importlib
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -54,6 +55,7 @@ def choose(model: Model, machine: Machine, settings: Settings, wanted: str = "au
         EngineMissing: none that can serve the model is installed; says what to install.
         UsageError: the wanted engine cannot serve this format.
     """
+    _check_mlx(model, machine)
     if wanted != "auto":
         chosen = engine(wanted, settings)
         _check_format(wanted, model)
@@ -74,6 +76,17 @@ def choose(model: Model, machine: Machine, settings: Settings, wanted: str = "au
         f"no engine that can serve {model.name} is installed here",
         install.hint(first, machine.system),
     )
+
+
+def able(model: Model, machine: Machine, settings: Settings) -> list[Choice]:
+    """Every installed engine that can serve `model` here, in the order of `ranking`."""
+    found = []
+    for name, reason in ranking(model.formats, machine, model.shape.quantization):
+        candidate = engine(name, settings)
+        with contextlib.suppress(EngineMissing):
+            candidate.version()
+            found.append(Choice(candidate, f"{name}: {reason}"))
+    return found
 
 
 def ranking(
@@ -115,6 +128,16 @@ def _why_llamacpp(formats: frozenset[Format], machine: Machine) -> str:
     if "safetensors" not in formats:
         return "the model is here only as GGUF"
     return "the model is here as GGUF too"
+
+
+def _check_mlx(model: Model, machine: Machine) -> None:
+    """Weights that MLX has quantised run on a Mac only; a GGUF beside them will do."""
+    if model.shape.quantization.startswith("MLX") and not model.gguf and machine.system != "Darwin":
+        raise UsageError(
+            f"{model.name} was quantised by MLX, for a Mac; neither vLLM nor llama.cpp reads that",
+            "Take the original model or a GGUF of it, or make one of this: a Modelfile that says"
+            f" FROM {model.name}, and vllama create NAME -f Modelfile --quantize Q8_0.",
+        )
 
 
 def _check_format(name: str, model: Model) -> None:

@@ -23,6 +23,8 @@ SLOTS = 4
 EACH_FURTHER_SLOT = 8192
 FALLBACK_CONTEXT = 4096
 ROUND_TO = 256
+# Ollama's default of draft_num_predict.
+DRAFTED = 4
 _KV_BYTES = {"f32": 4.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32,
              "q4_0": 18 / 32, "iq4_nl": 18 / 32}  # fmt: skip
 
@@ -74,7 +76,9 @@ class LlamaCpp:
         """Launch a server of its own for the profile's model."""
         runner = find(self._settings)
         model = resolve(profile.model, self._settings)
-        profile = profile.with_options(**{**_beside(model, self._settings), **profile.options})
+        profile = profile.with_options(
+            **{**_beside(model, self._settings, runner.accepts()), **profile.options}
+        )
         llamacpp_options.check(profile.options, runner.accepts())
         check_memory(model, profile.options, hardware.visible(self._settings.environment))
         async with AsyncExitStack() as stack:
@@ -196,14 +200,21 @@ def _untouched(environment: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if not k.startswith(FOREIGN)}
 
 
-def _beside(model: Model, settings: Settings) -> dict[str, Scalar]:
-    """The files that belong to a model of the store: its adapter and its eyes."""
+def _beside(model: Model, settings: Settings, accepted: frozenset[str]) -> dict[str, Scalar]:
+    """What belongs to a model of the store: its adapter, its eyes, and who guesses for it."""
     if model.path == Path(model.name):
         return {}
     card = catalogue.card(model.name, settings)
     files = {"lora": card.adapter, "mmproj": card.projector}
     # A folder is an adapter in peft's form, which only vLLM reads.
-    return {name: str(path) for name, path in files.items() if path is not None and path.is_file()}
+    found: dict[str, Scalar] = {n: str(p) for n, p in files.items() if p and p.is_file()}
+    if card.draft is not None:
+        guesses = int(card.parameters.get("draft_num_predict") or DRAFTED)
+        wanted = {"model_draft": str(card.draft), "spec_draft_n_max": guesses,
+                  "spec_type": "draft-simple"}  # fmt: skip
+        # Older builds need no word for it.
+        found |= {name: value for name, value in wanted.items() if name in accepted}
+    return found
 
 
 def _gguf(model: Model) -> Path:

@@ -51,14 +51,14 @@ class Program:
 
     def accepts(self) -> frozenset[str]:
         """Those for which it has a flag in some spelling."""
-        known = self._help()
+        known = self.help()
         return frozenset(name for name, option in OPTIONS.items() if _spelling(option, known))
 
     def command(
         self, model: Path, alias: str, port: int, options: Mapping[str, Scalar]
     ) -> list[str]:
         """Its command line."""
-        known = self._help()
+        known = self.help()
         given = [
             str(self.path), "--model", str(model), "--alias", alias,
             "--host", HOST, "--port", str(port), "--metrics", "--slots",
@@ -71,7 +71,12 @@ class Program:
             given.append("--jinja")
         return [*given, *_words(options, known)]
 
-    def _help(self) -> Help:
+    def help(self) -> Help:
+        """The flags that it has.
+
+        Raises:
+            EngineMissing: it cannot be run.
+        """
         text = _said(str(self.path), "--help")
         if "--model" not in text:
             raise EngineMissing(

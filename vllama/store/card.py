@@ -44,3 +44,4 @@ class Card:
     parser: str = ""
     adapter: Path | None = None
     projector: Path | None = None
+    draft: Path | None = None

@@ -88,7 +88,8 @@ def _of_entry(entry: Entry, model: Model, settings: Settings) -> Card:
         modified_at=entry.modified_at,
         parent_model=_parent(entry),
         adapter=materialise.adapter(entry, settings),
-        projector=_projector(entry, settings),
+        projector=_file_of("projector", entry, settings),
+        draft=_file_of("draft", entry, settings),
         **_told(entry, base, settings),
     )
     written = entry.text("template", settings)
@@ -134,9 +135,9 @@ def _with_senses(card: Card, entry: Entry) -> Card:
     return replace(card, capabilities=card.capabilities | {"vision"})
 
 
-def _projector(entry: Entry, settings: Settings) -> Path | None:
-    """The GGUF file through which the model sees."""
-    layer = entry.manifest.first("projector")
+def _file_of(kind: str, entry: Entry, settings: Settings) -> Path | None:
+    """The GGUF file through which the model sees, or the small model that guesses for it."""
+    layer = entry.manifest.first(kind)
     return None if layer is None else blob(layer, settings)
 
 

@@ -74,6 +74,9 @@ async def create(request: Mapping[str, Any], settings: Settings) -> AsyncGenerat
     if adapters:
         async for status in uploads.adapter(adapters, draft.layers, settings):
             yield status
+    async with aclosing(_drafter(request, draft, settings)) as statuses:
+        async for status in statuses:
+            yield status
     _lay(request, draft, settings)
     config = commit.config(draft.config, draft.layers, settings)
     for layer in draft.layers:
@@ -83,6 +86,19 @@ async def create(request: Mapping[str, Any], settings: Settings) -> AsyncGenerat
     raw = Manifest(config, tuple(draft.layers)).raw()
     await asyncio.to_thread(commit.save, name, raw, settings)
     yield {"status": "success"}
+
+
+async def _drafter(
+    request: Mapping[str, Any], draft: _Draft, settings: Settings
+) -> AsyncGenerator[Status, None]:
+    """Add the draft model, if one is given."""
+    files, wanted = _files(request, "draft_files"), str(request.get("draft_quantize") or "")
+    if wanted and not files:
+        raise Refused("--draft-quantize requires a DRAFT model")
+    if files:
+        async with aclosing(uploads.drafter(files, wanted, draft.layers, settings)) as statuses:
+            async for status in statuses:
+                yield status
 
 
 def _name(request: Mapping[str, Any]) -> Name:

@@ -55,6 +55,8 @@ def modelfile(card: Card) -> str:
         lines.append(f"FROM {card.projector}")
     if card.adapter is not None:
         lines.append(f"ADAPTER {card.adapter}")
+    if card.draft is not None:
+        lines.append(f"DRAFT {card.draft}")
     if card.template:
         lines.append(f"TEMPLATE {_quoted(card.template)}")
     for word, text in (("RENDERER", card.renderer), ("PARSER", card.parser)):

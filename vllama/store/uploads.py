@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -67,6 +68,24 @@ async def adapter(
     if not any(path.rpartition("/")[2] == "adapter_config.json" for path in files):
         raise Refused("adapter_config.json is missing among the files", 400)
     layers += [_layer(media_type("adapter"), p, files[p], settings) for p in sorted(files)]
+
+
+async def drafter(
+    files: Mapping[str, str], wanted: str, layers: list[Layer], settings: Settings
+) -> AsyncGenerator[Status, None]:
+    """Add the small model that guesses ahead for the large one: one GGUF file."""
+    ggufs = [path for path in files if path.lower().endswith(".gguf")]
+    if len(ggufs) != 1:
+        raise Refused("a draft model must be one GGUF file")
+    yield {"status": "parsing GGUF"}
+    _header(_path(files[ggufs[0]], settings))
+    own = [_layer(media_type("model"), "", files[ggufs[0]], settings)]
+    if wanted:
+        async with aclosing(quantized(own, {}, wanted, settings)) as statuses:
+            async for status in statuses:
+                yield status
+    layers[:] = [layer for layer in layers if layer.kind != "draft"]
+    layers.append(replace(own[0], media=media_type("draft")))
 
 
 async def quantized(
