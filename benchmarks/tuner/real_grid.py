@@ -50,7 +50,7 @@ GRIDS: Mapping[str, Grid] = {
     "vllm": Grid(
         "concurrent-50", 6.0, 2,
         {
-            "max_num_seqs": (8, 32, 128),
+            "max_num_seqs": (16, 32, 128),
             "max_num_batched_tokens": (256, 2048),
             "optimization_level": (0, 2),
             "dtype": ("auto", "float32"),

@@ -25,6 +25,8 @@ STOP_S = 10.0
 LAST_WORDS_S = 0.5
 ENDED = "[the process ended:"
 Explain = Callable[[Sequence[str]], EngineFailed]
+# Lines of progress buy time, but not for ever: so many times the silence that is allowed.
+MOST_STALLS = 6
 
 
 class Child:
@@ -36,8 +38,11 @@ class Child:
         name: str,
         explain: Explain,
         on_line: Callable[[str], None],
+        is_fatal: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._process = process
+        self._is_fatal = is_fatal
+        self._doomed = asyncio.Event()
         self._explain = explain
         self._log = logging.getLogger(f"vllama.engines.{name}")
         self._read = asyncio.create_task(self._drain(on_line))
@@ -59,9 +64,25 @@ class Child:
         """Whether it has not exited."""
         return self._process.returncode is None
 
+    @property
+    def is_doomed(self) -> bool:
+        """Whether its log has said that it cannot live, though it may not have exited yet."""
+        return self._doomed.is_set()
+
     async def ended(self) -> EngineFailed:
-        """Wait until it has exited; any exit of a server is a failure, also with status 0."""
-        await self._process.wait()
+        """Wait until it has exited; any exit of a server is a failure, also with status 0.
+
+        A line that it cannot live on is as good as an exit, which may be minutes away.
+        """
+        signs = {
+            asyncio.ensure_future(self._process.wait()),
+            asyncio.ensure_future(self._doomed.wait()),
+        }
+        try:
+            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in signs:
+                each.cancel()
         # Its last words may still be in the pipe.
         await asyncio.wait({self._read}, timeout=LAST_WORDS_S)
         return self.cause()
@@ -107,6 +128,8 @@ class Child:
             self.spoke_at = time.monotonic()
             self._log.debug("%s", line)
             on_line(line)
+            if self._is_fatal(line):
+                self._doomed.set()
 
     async def stop(self) -> None:
         """Ask the guard to stop the command and all of its session."""
@@ -133,8 +156,12 @@ async def launch(
     environment: Mapping[str, str],
     explain: Explain,
     on_line: Callable[[str], None] = lambda _: None,
+    is_fatal: Callable[[str], bool] = lambda _: False,
 ) -> AsyncIterator[Child]:
-    """Run `command` below a guard; on leaving, nothing of it is left."""
+    """Run `command` below a guard; on leaving, nothing of it is left.
+
+    `is_fatal` knows lines of its log after which it cannot live.
+    """
     guard = Path(__file__).with_name("guard.py")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", str(guard), *command,
@@ -142,7 +169,7 @@ async def launch(
         stderr=asyncio.subprocess.STDOUT, env=dict(environment), limit=1 << 20,
         start_new_session=True,
     )  # fmt: skip
-    child = Child(process, name, explain, on_line)
+    child = Child(process, name, explain, on_line, is_fatal)
     try:
         yield child
     finally:
@@ -182,29 +209,42 @@ def _ending(status: int) -> str:
 
 
 async def wait_ready(
-    child: Child, probe: Callable[[], Awaitable[bool]], *, stall_s: float, what: str
-) -> None:
+    child: Child, probe: Callable[[], Awaitable[bool]], *,
+    stall_s: float | Callable[[], float], what: str,
+) -> None:  # fmt: skip
     """Poll `probe` until it is true.
 
-    `stall_s` is how long the child may be silent: each line of its log gives it more time.
+    `stall_s` is how long the child may be silent, always or in the phase that it is in: each
+    line of its log gives it more time, up to MOST_STALLS times in a phase.
 
     Raises:
-        EngineFailed: it exited, or was silent for too long.
+        EngineFailed: it exited or cannot live, was silent for too long, or talks for ever.
     """
+    allowed_s, since = -1.0, time.monotonic()
     while True:
-        if not child.is_alive:
+        if child.is_doomed or not child.is_alive:
             raise await child.ended()
+        limit_s = stall_s() if callable(stall_s) else stall_s
+        if limit_s != allowed_s:
+            allowed_s, since = limit_s, time.monotonic()
         with contextlib.suppress(OSError):
             if await probe():
                 return
-        if time.monotonic() - child.spoke_at > stall_s:
-            raise EngineFailed(
-                f"{what} said nothing for {stall_s:.0f} s while starting",
-                "Give it longer with OLLAMA_LOAD_TIMEOUT, or look at its log with --verbose.",
-                kind="timeout",
-                log=tuple(child.tail),
-            )
+        now = time.monotonic()
+        if now - child.spoke_at > limit_s:
+            raise _too_slow(f"{what} said nothing for {limit_s:.0f} s while starting", child)
+        if now - since > MOST_STALLS * limit_s:
+            raise _too_slow(f"{what} was not ready after {now - since:.0f} s, still talking", child)
         await asyncio.sleep(POLL_S)
+
+
+def _too_slow(message: str, child: Child) -> EngineFailed:
+    return EngineFailed(
+        message,
+        "Give it longer with OLLAMA_LOAD_TIMEOUT, or look at its log with --verbose.",
+        kind="timeout",
+        log=tuple(child.tail),
+    )
 
 
 def free_port(host: str = "127.0.0.1") -> int:

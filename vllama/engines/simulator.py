@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from vllama.engines import probe, process
 from vllama.engines.engine import Api, Endpoint, Fact
 from vllama.engines.simulator_faults import Faults
+from vllama.engines.vllm_log import is_fatal
 from vllama.errors import EngineFailed
 from vllama.machine import Machine
 from vllama.model import Model
@@ -78,7 +79,7 @@ class Simulator:
         base_url = f"http://127.0.0.1:{port}"
         api: Api = "ollama" if profile.options.get("api") == "ollama" else "openai"
         async with process.launch(
-            command, name=NAME, explain=explain,
+            command, name=NAME, explain=explain, is_fatal=is_fatal,
             environment={**self._settings.environment, **profile.environment},
         ) as child:  # fmt: skip
             stall_s = self._settings.load_timeout_s

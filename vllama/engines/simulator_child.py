@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from vllama.engines import simulator_http as http
@@ -39,10 +40,16 @@ def main() -> int:
         print(f"ERROR (EngineCore) {failed.kind} in phase {failed.phase}: {failed.message}")
         print("RuntimeError: Engine core initialization failed. See root cause above", flush=True)
         return 1
+    if faults.taken_port and not Path(faults.taken_port).exists():
+        Path(faults.taken_port).touch()
+        print("OSError: [Errno 98] address already in use", flush=True)
+        return 1
     if faults.start.startswith("exit"):
         print("ERROR something went wrong", flush=True)
         return 0 if faults.start == "exit0" else 1
-    while faults.start == "hang":
+    if faults.start == "fatal":
+        print("ERROR (EngineCore) torch.OutOfMemoryError: CUDA out of memory", flush=True)
+    while faults.start in ("hang", "fatal"):
         time.sleep(1)
     try:
         return asyncio.run(_Server(given, world, limits, faults).run())

@@ -17,7 +17,9 @@ class Faults:
 
     `out_of_memory` names the phase of a start, or `run` for the first request; `start` is
     `exit`, `exit0` (dies with status 0, as vLLM does), `hang` (silent for ever) or
-    `unhealthy` (talks for ever). `orphan` leaves a grandchild that ignores SIGTERM.
+    `unhealthy` (talks for ever) or `fatal` (says what no engine survives, and hangs).
+    `taken_port` is a file: where it is not there yet, it is made, and the port found taken.
+    `orphan` leaves a grandchild that ignores SIGTERM.
     `*_after` count requests, `*_after_tokens` output tokens over all requests.
     `status` with `status_first` (that many requests) or `status_every` (each n-th) answers
     so. `malformed_chunk` and `cut_after` count the tokens of a stream. `usage` is `missing`,
@@ -28,6 +30,7 @@ class Faults:
     out_of_memory: str = ""
     start: str = ""
     start_s: float = 0.0
+    taken_port: str = ""
     hang_after: int = 0
     hang_after_tokens: int = 0
     crash_after: int = 0

@@ -23,7 +23,7 @@ from vllama.engines import (
 from vllama.engines.engine import Endpoint, Fact
 from vllama.engines.vllm_command import Served
 from vllama.engines.vllm_installed import Installed
-from vllama.engines.vllm_log import Story, explain
+from vllama.engines.vllm_log import PATIENCE, Story, explain, is_fatal
 from vllama.errors import EngineFailed, UsageError
 from vllama.machine import Machine
 from vllama.model import Model
@@ -119,7 +119,7 @@ async def _started(
             environment[vllm_live.VARIABLE] = str(Path(scratch) / "limits.json")
             story.facts["live_limits"] = environment[vllm_live.VARIABLE]
         launch = process.launch(
-            command, name=NAME, environment=environment, on_line=story.read,
+            command, name=NAME, environment=environment, on_line=story.read, is_fatal=is_fatal,
             explain=lambda tail: explain((*story.errors, *tail)),
         )  # fmt: skip
         async with launch as child:
@@ -132,7 +132,7 @@ async def _started(
                 command=tuple(command),
             )
             try:
-                await _ready(child, endpoint, what.pools, settings.load_timeout_s)
+                await _ready(child, endpoint, what.pools, settings.load_timeout_s, story)
             except EngineFailed as failure:
                 failure.phase = failure.phase or story.phase
                 raise
@@ -140,7 +140,9 @@ async def _started(
             yield replace(endpoint, start_s=time.monotonic() - began, facts=facts)
 
 
-async def _ready(child: process.Child, endpoint: Endpoint, embeds: bool, timeout_s: float) -> None:
+async def _ready(
+    child: process.Child, endpoint: Endpoint, embeds: bool, timeout_s: float, story: Story
+) -> None:
     """Wait until it is healthy and has answered once.
 
     When it dies of that answer, its log says why, and not the request that broke off.
@@ -149,8 +151,9 @@ async def _ready(child: process.Child, endpoint: Endpoint, embeds: bool, timeout
     ended = asyncio.ensure_future(life.ended())
     try:
         ready = process.wait_ready(
-            child, lambda: probe.is_healthy(url), stall_s=timeout_s, what="vLLM"
-        )
+            child, lambda: probe.is_healthy(url), what="vLLM",
+            stall_s=lambda: timeout_s * PATIENCE.get(story.phase, 1.0),
+        )  # fmt: skip
         await _unless(ended, ready)
         await _unless(
             ended, probe.first_answer(url, endpoint.model, embeds=embeds, timeout_s=timeout_s)

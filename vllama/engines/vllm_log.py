@@ -68,6 +68,23 @@ PHASES = (
 )  # fmt: skip
 
 
+# How long it may be silent in a phase, next to what is allowed in general: imports and
+# configuration are soon done, a large model compiles for long.
+PATIENCE = {"import": 1.0, "config": 0.5, "compile": 2.0, "serve": 0.5}
+# What no engine survives; it may take vLLM minutes to end, or it hangs for ever. Only as an
+# error of its own: others may speak of such things and go on.
+_FATAL = re.compile(
+    r"(?:^|\s|\.)(?:\w*Error|\w*Exception): .*(?:out of memory|illegal memory access|NCCL error"
+    r"|No available memory for the cache blocks|To serve at least one request)"
+    r"|EngineCore failed to start"
+)
+
+
+def is_fatal(line: str) -> bool:
+    """Whether no engine lives on after this line."""
+    return _FATAL.search(line) is not None
+
+
 class Story:
     """Reads a log line by line and keeps what matters of it."""
 
@@ -204,6 +221,8 @@ TRAPS = (
           "a weight file of the model is broken", "Fetch the model again."),
     _trap("bad_model", "load", r"Triton dequant kernels require CUDA",
           "vLLM serves GGUF files on GPUs only", "Serve it with --engine llamacpp."),
+    _trap("crash", "init", r"(NCCL error\b.*)",
+          "the GPUs could not be linked: {0}", "Start it again; if it stays, see NCCL_DEBUG=INFO."),
     _trap("crash", "init", r"No space left on device",
           "the disk is full", "Free some space; vLLM caches compiled code under ~/.cache/vllm."),
     _trap("crash", "run", r"(EngineCore\S*|Engine core proc \S+|Worker proc \S+) died unexpectedly",

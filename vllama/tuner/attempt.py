@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,14 @@ from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.bench.workload import Workload
 from vllama.errors import EngineFailed
+from vllama.tuner import journal, watchdog
 from vllama.tuner.objective import JOINT
 from vllama.tuner.study import Ask
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Failure, State, Trial
 
+# How much later than a broken request the death is known that broke it.
+LAST_WORDS_S = 1.0
 Clock: TypeAlias = Callable[[], float]
 # Given what was measured so far on this start: why it need not be measured longer.
 Doubt: TypeAlias = Callable[[Mapping[str, Measurement]], str | None]
@@ -34,6 +38,11 @@ def lasting(workload: Workload, seconds: float) -> Workload:
     return replace(workload, requests=None, duration_s=seconds)
 
 
+# What may be gone at the next try: a port that somebody took, cards that did not find each
+# other, a download that broke off.
+TRANSIENT = re.compile(r"NCCL|[Cc]onnection (?:reset|aborted)|temporarily unavailable")
+
+
 async def attempt(
     bench: Bench,
     subject: Subject,
@@ -42,27 +51,52 @@ async def attempt(
     doubt: Doubt = lambda _: None,
     clock: Clock = time.monotonic,
 ) -> Trial:
-    """Try `ask`; never fails with the engine.
+    """Try `ask`, twice when it fell for what may be gone; never fails with the engine.
 
     Raises:
         EngineMissing: there is no engine to try.
     """
     began, at = clock(), datetime.now(UTC)
-    trial = Trial(ask.number, ask.options, "failed", origin=ask.origin, started_at=at)
+    blank = Trial(ask.number, ask.options, "failed", origin=ask.origin, started_at=at)
+    journal.note("start", trial=ask.number, origin=ask.origin, options=dict(ask.options))
+    trial = await _try(bench, subject, blank, rungs, doubt)
+    if trial.failure is not None and is_transient(trial.failure):
+        journal.note("again", trial=ask.number, why=trial.failure.message)
+        trial = await _try(bench, subject, blank, rungs, doubt)
+    trial = replace(trial, seconds=clock() - began, ended_at=datetime.now(UTC))
+    noted(trial)
+    return trial
+
+
+def is_transient(failure: Failure) -> bool:
+    """Whether the same start may well succeed the next time."""
+    return failure.kind == "port" or bool(TRANSIENT.search(failure.message))
+
+
+def noted(trial: Trial) -> None:
+    """Write down how a trial ended."""
+    why = trial.failure.message if trial.failure else ""
+    journal.note("end", trial=trial.number, state=trial.state, seconds=trial.seconds,
+                 phase=trial.failure.phase if trial.failure else "", why=why)  # fmt: skip
+
+
+async def _try(
+    bench: Bench, subject: Subject, trial: Trial, rungs: Sequence[Rung], doubt: Doubt
+) -> Trial:
     try:
-        async with bench.started(subject.profile(ask.options)) as session:
+        async with bench.started(subject.profile(dict(trial.options))) as session:
             trial = replace(
                 trial,
                 start_s=session.start_s,
                 facts=dict(session.facts),
                 command=tuple(session.endpoint.command),
             )
+            journal.note("up", trial=trial.number, start_s=session.start_s)
             measured, pruned = await measured_on(session, subject.workloads, rungs, doubt)
-        trial = judged(replace(trial, measurements=measured), subject, pruned)
+        return judged(replace(trial, measurements=measured), subject, pruned)
     except EngineFailed as failed:
         failure = Failure(failed.kind, failed.message, failed.phase)
-        trial = replace(trial, state="failed", measurements={}, failure=failure)
-    return replace(trial, seconds=clock() - began, ended_at=datetime.now(UTC))
+        return replace(trial, state="failed", measurements={}, failure=failure)
 
 
 async def measured_on(
@@ -83,18 +117,43 @@ async def bounded(session: Session, load: Workload) -> Measurement:
     """Measure, but not for ever: the window waits for the last request, however slow.
 
     Raises:
-        EngineFailed: it took many times as long as the load lasts.
+        EngineFailed: it took many times as long as the load lasts, or it makes no token.
     """
     limit_s = 4 * (load.duration_s or 60.0) + 30
+    work = asyncio.ensure_future(session.measure(load))
+    hung = asyncio.ensure_future(watchdog.hang(session, load))
     try:
-        return await asyncio.wait_for(session.measure(load), limit_s)
-    except TimeoutError as error:
+        await asyncio.wait({work, hung}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return await _result(session, work)
+        if hung.done() and hung.exception() is None:
+            raise EngineFailed(
+                f"no token came for {watchdog.QUIET_S:.0f} s with requests of {load.name} waiting",
+                "It hangs under these options.",
+                kind="hang",
+                phase="run",
+            )
         raise EngineFailed(
             f"{load.name} was not through after {limit_s:.0f} s",
             "It is far too slow for this load, or it hangs.",
             kind="timeout",
             phase="run",
-        ) from error
+        )
+    finally:
+        for each in (work, hung):
+            each.cancel()
+        await asyncio.gather(work, hung, return_exceptions=True)
+
+
+async def _result(session: Session, work: "asyncio.Future[Measurement]") -> Measurement:
+    """The measurement; where it failed because the engine died, what that one said last."""
+    failure = work.exception()
+    if not isinstance(failure, EngineFailed):
+        return work.result()
+    try:
+        raise await asyncio.wait_for(session.endpoint.life.ended(), LAST_WORDS_S) from failure
+    except TimeoutError:
+        raise failure from None
 
 
 def judged(trial: Trial, subject: Subject, pruned: str | None = None) -> Trial:

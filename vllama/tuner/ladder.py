@@ -16,7 +16,8 @@ from typing import Protocol
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
 from vllama.profile import Profile, Scalar
-from vllama.tuner.attempt import Clock, Doubt, Rung, attempt, judged, measured_on
+from vllama.tuner import journal
+from vllama.tuner.attempt import Clock, Doubt, Rung, attempt, judged, measured_on, noted
 from vllama.tuner.space import Knob, Space
 from vllama.tuner.study import Ask, Study
 from vllama.tuner.subject import Subject
@@ -128,6 +129,7 @@ class Ladder:
         if not word.reason:
             return None, _told(self._subject.space, word.effective)
         self._aids.refused += 1
+        journal.note("refused", options=dict(ask.options), why=word.reason)
         failure = Failure("bad_option", word.reason, DRY_RUN)
         trial = Trial(ask.number, ask.options, "failed", failure=failure, origin=ask.origin,
                       seconds=seconds, started_at=at, ended_at=datetime.now(UTC))  # fmt: skip
@@ -202,7 +204,9 @@ class Ladder:
         except EngineFailed as failed:
             failure = Failure(failed.kind, failed.message, failed.phase)
             trial = replace(trial, failure=failure)
-        return replace(trial, seconds=self._clock() - began, ended_at=datetime.now(UTC))
+        trial = replace(trial, seconds=self._clock() - began, ended_at=datetime.now(UTC))
+        noted(trial)
+        return trial
 
     def _limits(self, options: Mapping[str, Scalar]) -> dict[str, int]:
         choice = self._subject.space.choice(options)

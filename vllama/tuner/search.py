@@ -59,6 +59,7 @@ class Search:
             EngineFailed: nothing can start, whatever the options: the first failure.
             EngineMissing: there is no engine.
         """
+
         def climb(ask: Ask) -> AsyncGenerator[Trial, None]:
             control = ask.origin == drift.CONTROL
             doubts = (lambda _: None) if control else self._doubt()

@@ -1,0 +1,165 @@
+"""How many tokens vLLM's cache holds: what `fit` says before a start, against the start's log.
+
+    python -m benchmarks.tuner.kv [--most 3]
+
+Short starts of the real vLLM without compilation, one after the other; each is on disk at once
+(results/<machine>/kv-capacity.jsonl), and the next call goes on. Writes the table beside it.
+"""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from vllama import hardware, store, toy
+from vllama.bench import workloads
+from vllama.engines import choose
+from vllama.engines.engine import Engine
+from vllama.errors import EngineFailed
+from vllama.machine import Machine
+from vllama.model import Model
+from vllama.profile import Profile, Scalar
+from vllama.settings import Settings
+from vllama.tuner import space
+from vllama.tuner.fit import Fit
+
+ROOT = Path(__file__).parent.parent.parent
+CACHE = ROOT / ".cache" / "tuner-kv"
+SIZES = {"4M": 4_000_000, "30M": 30_000_000, "100M": 100_000_000}
+TOLD = ("kv_cache_tokens", "kv_cache_bytes", "model_memory_bytes", "load_s")
+
+
+def cases() -> Iterator[tuple[str, dict[str, Scalar]]]:
+    """A size of the model and the options of a start; what is left over is the cache's."""
+    for at, (size, dtype, tokens, share) in enumerate(
+        product(SIZES, ("auto", "float32"), (2048, 8192), (0.08, 0.15))
+    ):
+        yield size, {
+            "gpu_memory_utilization": share, "dtype": dtype, "max_num_batched_tokens": tokens,
+            "max_num_seqs": (64, 256)[at % 2], "max_model_len": (2048, 8192)[at // 2 % 2],
+            "enforce_eager": True,
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Start what was not started yet; write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--most", type=int, default=99, help="starts in this call")
+    args = parser.parse_args()
+    settings = Settings.from_environment()
+    here = hardware.detect()
+    file = ROOT / "results" / here.fingerprint / "kv-capacity.jsonl"
+    done = _lines(file)
+    for size, options in cases():
+        if args.most and not any(d["size"] == size and d["options"] == options for d in done):
+            args.most -= 1
+            done.append(asyncio.run(_start(size, options, settings)))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a") as to:
+                to.write(json.dumps(done[-1]) + "\n")
+    file.with_suffix(".md").write_text(table(done))
+    print(table(done))
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+async def _start(size: str, options: dict[str, Scalar], settings: Settings) -> dict[str, Any]:
+    place = CACHE / size
+    if not place.exists():
+        toy.make(place, parameters=SIZES[size])
+    machine = hardware.detect()
+    model = store.resolve(str(place), settings)
+    engine = choose(model, machine, settings, "vllm").engine
+    fit = _fit(engine, model, machine)
+    told: dict[str, Any] = {
+        "size": size, "options": options, "engine": engine.version(),
+        "memory_bytes": machine.memory_bytes, "available_bytes": machine.available_bytes,
+        "shape": asdict(model.shape), "predicted": fit.verdict(options).kv_tokens,
+    }  # fmt: skip
+    try:
+        async with engine.start(Profile("kv", "vllm", str(place), options)) as endpoint:
+            told["facts"] = {k: v for k, v in endpoint.facts.items() if k in TOLD}
+    except EngineFailed as failed:
+        told["failed"] = failed.message
+    print(size, options, told.get("facts", told.get("failed")), told["predicted"], flush=True)
+    return told
+
+
+def _fit(engine: Engine, model: Model, machine: Machine) -> Fit:
+    """What stood before the start: without a cache of a given size, the rest is the cache's."""
+    default = Profile("default", "vllm", model.name)
+    found = space.build(
+        model, machine, engine="vllm", version=engine.version(), accepts=engine.accepts(),
+        default=default, load=workloads.named("concurrent-10"),
+    )  # fmt: skip
+    return Fit.of(found.ground)
+
+
+def table(done: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: what was said before, and after the first start of the same model."""
+    head = (
+        "model",
+        "dtype",
+        "share of memory",
+        "tokens a step",
+        "log",
+        "before",
+        "after one start",
+    )
+    rows, before, after = [], [], []
+    for line in done:
+        options = line["options"]
+        cells = [line["size"], options["dtype"], options["gpu_memory_utilization"],
+                 options["max_num_batched_tokens"]]  # fmt: skip
+        real = line.get("facts", {}).get("kv_cache_tokens")
+        if not real:
+            rows.append([*cells, line.get("failed", "it told no size"), "", ""])
+            continue
+        before.append(line["predicted"] / real - 1)
+        rows.append([*cells, f"{real:,}", f"{before[-1]:+.1%}", ""])
+        calibrated = _after(line, done)
+        if calibrated is not None:
+            after.append(calibrated / real - 1)
+            rows[-1][-1] = f"{after[-1]:+.1%}"
+    text = ["# KV capacity: predicted against the logs of real starts", ""]
+    text.append(
+        "vLLM on this machine's CPU, toy models of random weights, no compilation. Written by "
+        "`python -m benchmarks.tuner.kv`. The column 'after' is calibrated with the first start of "
+        "the same model, which has no figure there."
+    )
+    for name, errors in (("before", before), ("after one start", after)):
+        if errors:
+            worst = max(abs(e) for e in errors)
+            middle = sorted(abs(e) for e in errors)[len(errors) // 2]
+            text += ["", f"{name}: {len(errors)} starts, median {middle:.1%}, worst {worst:.1%}"]
+    text += ["", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    text += ["| " + " | ".join(str(c) for c in row) + " |" for row in rows]
+    return "\n".join(text) + "\n"
+
+
+def _after(line: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> int | None:
+    """The prediction calibrated with the first start of the same model, unless it is that."""
+    first = next((d for d in done if d["size"] == line["size"] and d.get("facts")), None)
+    if first is None or first is line:
+        return None
+    from vllama.machine import Cpu
+    from vllama.model import Shape
+    from vllama.tuner.knob import Ground
+
+    cpu = Cpu("CPU", cores=2, physical_cores=2)
+    machine = Machine((), cpu, line["memory_bytes"], line["available_bytes"])
+    model = Model(line["size"], Path(line["size"]), Shape(**line["shape"]))
+    ground = Ground(model, machine, "vllm", line["engine"].removeprefix("vllm "), frozenset(),
+                    {}, ())  # fmt: skip
+    fit = Fit.of(ground).calibrate(first["options"], first["facts"])
+    return fit.verdict(line["options"]).kv_tokens
+
+
+if __name__ == "__main__":
+    main()

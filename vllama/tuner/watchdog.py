@@ -1,0 +1,45 @@
+"""The watchdog: a load that takes longer than it should, on an engine that makes no token."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from vllama.bench.rig import Session
+from vllama.bench.workload import Workload
+
+# Nobody is asked before a load should be over, so that a measurement is not disturbed.
+GRACE_S, QUIET_S, POLL_S = 5.0, 10.0, 1.0
+_COUNTED = ("prompt_tokens", "generated_tokens")
+
+
+class Counting(Protocol):
+    """What can ask an engine for its counters."""
+
+    async def counters(self) -> Mapping[str, float]:
+        """Its own figures now; empty when it does not answer."""
+        ...
+
+
+async def hang(session: Session, load: Workload) -> None:
+    """Return when the engine has read and made no token for too long; for ever if it never hangs.
+
+    An engine without counters is not suspected.
+    """
+    counting: Counting | None = getattr(session, "connection", None)
+    await asyncio.sleep((load.duration_s or 60.0) + GRACE_S)
+    seen = _tokens(await counting.counters()) if counting else None
+    if counting is None or seen is None:
+        await asyncio.Event().wait()
+        return
+    since = time.monotonic()
+    while time.monotonic() - since < QUIET_S:
+        await asyncio.sleep(POLL_S)
+        now = _tokens(await counting.counters())
+        if now is not None and now != seen:
+            seen, since = now, time.monotonic()
+
+
+def _tokens(counters: Mapping[str, float]) -> tuple[float, ...] | None:
+    told = tuple(counters[name] for name in _COUNTED if name in counters)
+    return told or None
