@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vllama.engines import choice, install
-from vllama.engines.choice import choose, engine, ranking
+from vllama.engines.choice import able, choose, engine, ranking
 from vllama.errors import EngineMissing, UsageError
 from vllama.machine import Cpu, Gpu, Machine
 from vllama.model import Model, Shape
@@ -141,3 +141,13 @@ def test_each_name_leads_to_the_engine_of_that_name(settings: Settings, name: st
 def test_there_is_a_hint_for_every_engine_on_every_system(system: str) -> None:
     for name in ("vllm", "llamacpp", "ollama"):
         assert install.hint(name, system)
+
+
+def test_all_that_can_serve_are_listed_with_the_usual_one_first(
+    there: set[str], settings: Settings
+) -> None:
+    assert [c.engine.name for c in able(BOTH, NVIDIA, settings)] == ["vllm", "llamacpp"]
+    assert [c.engine.name for c in able(BOTH, CPU, settings)] == ["llamacpp", "vllm"]
+    assert [c.engine.name for c in able(GGUF, NVIDIA, settings)] == ["llamacpp"]
+    there.discard("vllm")
+    assert [c.engine.name for c in able(BOTH, NVIDIA, settings)] == ["llamacpp"]

@@ -12,7 +12,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vllama.cli import INTERRUPTED, keeping
+from vllama.cli import INTERRUPTED, keeping, tune_plan, tune_shared
 from vllama.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--workload", action="append", metavar="NAME|FILE",
         help="the load to tune for, or `observed`: what came to `serve --observe`; "
              f"may be given again ({DEFAULT_WORKLOAD})")  # fmt: skip
-    add("--objective", default="throughput", choices=["throughput", "latency", "balanced"])
+    tune_plan.arguments(parser)
     add("--slo", action="append", default=[], metavar="LIMIT",
         help="a limit to keep, such as ttft_p95=500ms; may be given again")  # fmt: skip
     add("--trials", type=int, default=DEFAULT_TRIALS, help=f"at most ({DEFAULT_TRIALS})")
@@ -45,6 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--fresh", action="store_true", help="forget an earlier study instead of going on with it")
     add("--no-live", action="store_true",
         help="a start for each configuration, also where vLLM can be told others")  # fmt: skip
+    tune_shared.arguments(parser)
     add("--allow-lossy", action="store_true", help="also try what may change answers")
     add("--dummy-weights", action="store_true", help="random weights: no download, vLLM only")
     add("--dry-run", action="store_true", help="say what would be tried, start nothing")
@@ -59,7 +60,18 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     say = tune_lines.Lines(sys.stderr, quiet=args.quiet)
-    plan = _prepare(args, Settings.from_environment())
+    settings = Settings.from_environment()
+    plan = _prepare(args, settings)
+    choices = _choices(args, plan)
+    if len(choices) > 1 and not args.dry_run:
+        from vllama.cli import tune_engines
+
+        def study(choice: Choice, seconds: float | None) -> tuple[Outcome, bool]:
+            found = _prepare(args, settings, choice)
+            say.ground(choice, found.machine, found.subject)
+            return _search(found, args, say, seconds)
+
+        return tune_engines.run(args, settings, choices, study, say)
     say.ground(plan.choice, plan.machine, plan.subject)
     if args.dry_run:
         return _dry_run(plan, args, say)
@@ -75,18 +87,27 @@ class _Plan:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.trials < 1:
-        raise UsageError("--trials must be at least 1")
+    tune_plan.settle(args)
+    tune_shared.check(args)
     if args.dummy_weights and args.engine == "llamacpp":
         raise UsageError("--dummy-weights is for vLLM", "llama.cpp reads the weights it is given.")
 
 
-def _prepare(args: argparse.Namespace, settings: Settings) -> _Plan:
+def _choices(args: argparse.Namespace, plan: _Plan) -> list[Choice]:
+    """The engines to tune: with `auto` all that can serve the model, the usual one first."""
+    from vllama.engines import able
+
+    if args.engine != "auto" or args.dummy_weights:
+        return [plan.choice]
+    return able(plan.subject.space.ground.model, plan.machine, plan.settings)
+
+
+def _prepare(args: argparse.Namespace, settings: Settings, chosen: Choice | None = None) -> _Plan:
     """Everything that can be known, and refused, before anything is started."""
     from vllama import hardware, store
     from vllama.bench import workloads
     from vllama.engines import choose
-    from vllama.tuner import slo, space
+    from vllama.tuner import jobs, slo, space
     from vllama.tuner.objective import Objective
     from vllama.tuner.subject import Subject
 
@@ -99,7 +120,8 @@ def _prepare(args: argparse.Namespace, settings: Settings) -> _Plan:
         w for name in args.workload or [DEFAULT_WORKLOAD]
         for w in workloads.named(name, settings.home / "traffic", model.name, paced=paced)
     )  # fmt: skip
-    choice = choose(model, machine, settings, args.engine)
+    jobs.check(args.jobs, machine)
+    choice = chosen or choose(model, machine, settings, args.engine)
     engine = choice.engine
     default = engine.default(model, machine)
     if args.dummy_weights:
@@ -132,22 +154,44 @@ def _dry_run(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
 
 def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
     from vllama import durations
-    from vllama.bench.rig import Rig
-    from vllama.tuner import samplers, study
+    from vllama.tuner import document
+
+    seconds = None if args.budget is None else durations.parse(args.budget)
+    outcome, interrupted = _search(plan, args, say, seconds)
+    if args.json:
+        print(json.dumps(document.of(outcome)))
+    if interrupted:
+        return INTERRUPTED
+    return 0 if any(t.complete for t in outcome.trials) else 1
+
+
+def _search(
+    plan: _Plan, args: argparse.Namespace, say: Any, seconds: float | None
+) -> tuple[Outcome, bool]:
+    """One study of one engine; and whether it was called off."""
+    from vllama.cli import tune_aids
+    from vllama.tuner import journal, samplers, study
     from vllama.tuner.fit import Fit
     from vllama.tuner.prior import Analytic
     from vllama.tuner.tuning import Budget, Tuning
 
     subject = plan.subject
-    file = plan.settings.home / "studies" / f"{subject.study}.db"
+    file = args.storage or str(plan.settings.home / "studies" / f"{subject.study}.db")
     if args.fresh:
-        study.forget(str(file))
-    seconds = None if args.budget is None else durations.parse(args.budget)
+        study.forget(file, subject.study)
     known = Analytic(Fit.of(subject.space.ground), subject.objective, subject.workloads)
     sampler = samplers.make(args.sampler, subject.space, args.seed, subject.objective, known)
-    with study.opened(str(file), subject.study, subject.space, subject.objective, sampler) as kept:
+    diary = plan.settings.home / "studies" / f"{subject.study}.journal"
+    opened = study.opened(file, subject.study, subject.space, subject.objective, sampler)
+    with opened as kept, journal.kept(diary):
         tuning = Tuning(
-            kept, Rig(plan.choice.engine), subject, plan.machine, Budget(args.trials, seconds)
+            kept,
+            tune_aids.bench(plan.choice.engine, plan.machine, plan.settings),
+            subject,
+            plan.machine,
+            Budget(args.trials, seconds),
+            ablate=args.ablate,
+            way=tune_shared.way(plan.choice.engine, plan.machine, plan.settings, args),
         )
         say.begin(tuning, args.trials)
         interrupted = False
@@ -156,21 +200,20 @@ def _tune(plan: _Plan, args: argparse.Namespace, say: Any) -> int:
         except (KeyboardInterrupt, asyncio.CancelledError):
             interrupted = True
         outcome = _keep(tuning, plan, args)
-    say.result(outcome, interrupted)
-    if args.json:
-        from vllama.tuner import document
-
-        print(json.dumps(document.of(outcome)))
-    if interrupted:
-        return INTERRUPTED
-    return 0 if any(t.complete for t in outcome.trials) else 1
+    if not args.worker:
+        say.result(outcome, interrupted)
+    return outcome, interrupted
 
 
 async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: Any) -> None:
     """Write down and tell what happens, as it happens."""
     from vllama.cli import tune_aids, tune_records
+    from vllama.tuner import related
+    from vllama.tuner.ablation import Ablated
     from vllama.tuner.trial import Trial
 
+    earlier = related.seeds(plan.subject, tune_plan.documents(plan.settings.home / "studies"))
+    say.related(earlier)
     keeper = keeping.Keeper(plan.settings.home, args.record)
     # A polite request to end is a Ctrl-C by another name: engines are stopped, the best kept.
     me = asyncio.current_task()
@@ -178,11 +221,14 @@ async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: An
     with suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
     aids = tune_aids.of(plan.choice.engine, plan.subject.default, live=not args.no_live)
-    async with aids as tuning.aids, aclosing(tuning.run()) as events:
+    async with aids as tuning.aids, aclosing(tuning.run(earlier)) as events:
         async for event in events:
             if isinstance(event, Trial):
                 say.trial(event, tuning)
                 records = tune_records.of_trial(event, plan.subject, args.seed)
+            elif isinstance(event, Ablated):
+                say.ablated(event)
+                continue
             else:
                 say.block(event, tuning)
                 records = tune_records.of_block(event, plan.subject, args.seed)
@@ -198,11 +244,13 @@ def _keep(tuning: Tuning, plan: _Plan, args: argparse.Namespace) -> Outcome:
     selected = tuning.selected()
     shelf = Shelf(plan.settings.home / "profiles")
     measured = any(t.complete for t in tuning.trials)
-    saved = {n: shelf.put(s.profile) for n, s in selected.items()} if measured else {}
+    keeps = measured and not args.worker
+    saved = {n: shelf.put(s.profile) for n, s in selected.items()} if keeps else {}
     outcome = document.Outcome(
         tuning.subject, plan.machine, tuning.trials, tuning.blocks, tuning.judged(), selected,
         saved, tuning.stopped, tuning.spent_s, _command(args),
         costs.by_rung(tuning.subject.space, tuning.trials, tuning.blocks, tuning.aids),
+        tuning.ablated,
     )  # fmt: skip
     path = plan.settings.home / "studies" / f"{tuning.subject.study}.json"
     write_whole(path, json.dumps(document.of(outcome), indent=1))
@@ -216,5 +264,6 @@ def _command(args: argparse.Namespace) -> str:
         words += ["--workload", name]
     for limit in args.slo:
         words += ["--slo", limit]
-    words += ["--objective", args.objective, "--trials", str(args.trials), "--seed", str(args.seed)]
+    words += tune_plan.words(args)
+    words += ["--trials", str(args.trials), "--seed", str(args.seed)]
     return shlex.join(words)

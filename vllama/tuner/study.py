@@ -1,35 +1,35 @@
 """Study: the trials of one search, kept by Optuna so that a kill loses no finished one."""
 
+import asyncio
 import functools
 import json
-import os
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from vllama.errors import UsageError
 from vllama.profile import Scalar
+from vllama.tuner import storages
 from vllama.tuner.objective import Objective
 from vllama.tuner.space import Knob, Space
+from vllama.tuner.storages import MEMORY, forget
 from vllama.tuner.trial import Trial, key
 
 _TRIAL, _ORIGIN, _PARAMS = "trial", "origin", "params"
-MEMORY = ":memory:"
 UNASKED = -1
+__all__ = ["MEMORY", "Ask", "Outlook", "Study", "forget", "opened"]
 _NEVER_MEASURED = -100.0
 # A worker that has said nothing for so long is dead: its trial is free again.
 _BEAT = "alive_at"
 BEAT_S, GRACE_S = 15.0, 120.0
 _PHASES = ("parse", "import", "load", "profile", "graph", "ready", "run")
 _PATIENCE = 25
+_LOOKS, _LOOK_S = 20, 0.01
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -86,11 +86,13 @@ class Study:
     def ask(self) -> Ask | None:
         """What to try next, never a repeat; None when everything was tried."""
         self.free_stale()
-        seen = {key(t.options): t for t in self.trials()}
         for _ in range(_PATIENCE):
             asked = self._study.ask(self._distributions)
             options = self._space.launch(self._choice(asked.params))
-            if key(options) in self._tried_beside(asked.number):
+            beside = self._tried_beside(asked.number)
+            # Read after what is under way: in this order nothing that ends meanwhile is missed.
+            seen = {key(t.options): t for t in self.trials()}
+            if key(options) in beside:
                 # Somebody is at it: what comes of it is not known, and is no news to anybody.
                 self._study.tell(asked, state=TrialState.FAIL)
                 continue
@@ -144,10 +146,17 @@ class Study:
 
     def _tried_beside(self, number: int) -> set[str]:
         """What is under way, as far as it was asked for before trial `number`."""
+        earlier = [t for t in self._running() if t.number < number]
+        for _ in range(_LOOKS):
+            if all(t.params.keys() == self._distributions.keys() for t in earlier):
+                break
+            # Another process is about to write down what it was given.
+            time.sleep(_LOOK_S)
+            earlier = [t for t in self._running() if t.number < number]
         return {
             key(self._space.launch(self._choice(t.params)))
-            for t in self._running()
-            if t.number < number and t.params.keys() == self._distributions.keys()
+            for t in earlier
+            if t.params.keys() == self._distributions.keys()
         }
 
     def repeat(self, options: dict[str, Scalar], origin: str) -> Ask:
@@ -299,8 +308,8 @@ def opened(
 ) -> Iterator[Study]:
     """The study `name`, taken up where it was left; made where it is not there.
 
-    A `storage` that is a path is a file of this machine, held by one tuner at a time;
-    `MEMORY` keeps nothing.
+    A `storage` that is a path is a file of this machine, held by one tuner at a time; a URL
+    is shared; `MEMORY` keeps nothing.
 
     Raises:
         UsageError: another tuner is at work on it.
