@@ -289,32 +289,6 @@ async def test_a_model_that_was_made_with_an_adapter_is_served_with_it(
         assert [one["scale"] for one in loaded] == [1.0]
 
 
-async def test_a_draft_model_guesses_and_changes_no_word(
-    engine: LlamaCpp, toy: Path, settings: Settings
-) -> None:
-    blobs = Blobs(settings)
-    files = {"toy.gguf": blobs.add_file(toy / "toy-f16.gguf")}
-    drafts = {"small.gguf": blobs.add_file(toy / "toy-f16.gguf")}
-    requests = [
-        {"model": "plain", "files": files},
-        {"model": "fast", "from": "plain", "draft_files": drafts, "draft_quantize": "q8_0",
-         "parameters": {"draft_num_predict": 3}},
-    ]  # fmt: skip
-    for request in requests:
-        async for _ in creation.create(request, settings):
-            pass
-    body = {"prompt": "Once upon a time", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
-    said, timings = [], {}
-    for name in ("plain", "fast"):
-        wanted = Profile("test", "llamacpp", name, {"n_ctx": 1024, "threads": 1})
-        async with engine.start(wanted) as endpoint:
-            answer = (await ask(endpoint, "/v1/completions", body)).json()
-        said.append(answer["choices"][0]["text"])
-        timings = answer["timings"]
-    assert said[0] == said[1]
-    assert 0 < timings["draft_n_accepted"] <= timings["draft_n"]
-
-
 @pytest.fixture
 def program(settings: Settings, tmp_path: Path) -> LlamaCpp:
     """The engine where a `llama-server` is named."""

@@ -133,21 +133,6 @@ async def test_an_adapter_is_kept_with_its_base(
     assert catalogue.card("g", settings).adapter == Blobs(settings).root.blob(gguf_file)
 
 
-async def test_a_draft_model_is_kept_with_its_model_and_named_in_its_modelfile(
-    tiny: str, toy: Path, settings: Settings
-) -> None:
-    digest = upload(toy / "toy-q8_0.gguf", settings)
-    request = {"model": "fast", "from": "tiny", "draft_files": {"small.gguf": digest}}
-    assert (await statuses(request, settings))[0] == "parsing GGUF"
-    card = catalogue.card("fast", settings)
-    assert card.draft == Blobs(settings).root.blob(digest)
-    assert f"\nDRAFT {card.draft}\n" in details.modelfile(card)
-    await statuses({"model": "faster", "from": "fast", "system": "s"}, settings)
-    assert catalogue.card("faster", settings).draft == card.draft
-    changes.delete("fast", settings)
-    assert Blobs(settings).has(digest)
-
-
 async def test_weights_are_quantised_to_what_dequantises_to_nearly_the_same(
     tiny: str, settings: Settings
 ) -> None:
@@ -218,12 +203,6 @@ async def test_a_safetensors_base_is_converted_when_it_is_quantised(
         ({"model": "x", "from": "tiny", "quantize": "q1_zz"}, 500,
          "unsupported quantization type Q1_ZZ - supported types are F32, F16, Q4_K_S, Q4_K_M, "
          "Q8_0"),
-        ({"model": "x", "from": "tiny", "draft_quantize": "q8_0"}, 400,
-         "--draft-quantize requires a DRAFT model"),
-        ({"model": "x", "from": "tiny", "draft_files": {"../m.gguf": "sha256:" + "0" * 64}}, 400,
-         "file path must be relative"),
-        ({"model": "x", "from": "tiny", "draft_files": {"m.txt": "sha256:" + "0" * 64}}, 400,
-         "a draft model must be one GGUF file"),
         ({"model": "x", "from": "tiny", "adapters": {"a.gguf": "sha256:" + "0" * 64,
                                                      "b.gguf": "sha256:" + "0" * 64}}, 400,
          "only one adapter is currently supported"),

@@ -17,7 +17,7 @@ def test_all_of_the_grammar_is_understood() -> None:
         "PARAMETER temperature 0.7\nPARAMETER num_ctx 4096\nPARAMETER use_mmap false\n"
         'TEMPLATE """{{ .System }}\n# no comment\n{{ .Prompt }}"""\n'
         'SYSTEM "You say "hello" loud\nand no more."\n'
-        "ADAPTER ./lora\nLICENSE MIT\nLICENSE \"\"\"Two\nlines\"\"\"\n"
+        "ADAPTER ./lora\nDRAFT ./small.gguf\nLICENSE MIT\nLICENSE \"\"\"Two\nlines\"\"\"\n"
         "MESSAGE user hi there\nMESSAGE assistant \"\"\"yo\nyo\"\"\"\n"
         "RENDERER qwen3\nPARSER qwen3\nREQUIRES 0.14.0\nPARAMETER mirostat 1\n"
     )  # fmt: skip
@@ -27,7 +27,7 @@ def test_all_of_the_grammar_is_understood() -> None:
     }  # fmt: skip
     assert made.template == "{{ .System }}\n# no comment\n{{ .Prompt }}"
     assert made.system == 'You say "hello" loud\nand no more.'
-    assert made.adapters == ("./lora",)
+    assert (made.adapters, made.drafts) == (("./lora",), ("./small.gguf",))
     assert made.licenses == ("MIT", "Two\nlines")
     assert made.messages == (
         {"role": "user", "content": "hi there"},
