@@ -41,6 +41,14 @@ class Profile:
         """The same profile with these options set."""
         return replace(self, options={**self.options, **options})
 
+    def is_outdated_by(self, version: str) -> bool:
+        """Whether it was made with another release of its engine than `version`.
+
+        Flags and defaults change between releases, not within one: `0.32.1` is of `0.32`.
+        """
+        known = bool(self.engine_version) and bool(version)
+        return known and _release(version) != _release(self.engine_version)
+
     def to_json(self) -> dict[str, Any]:
         """The document that `from_json` reads."""
         return {
@@ -90,3 +98,7 @@ class Profile:
             machine=str(document.get("machine", "")),
             provenance=tables["provenance"],
         )
+
+
+def _release(version: str) -> str:
+    return ".".join(version.split(".")[:2])

@@ -94,14 +94,9 @@ def _differences(profile: Profile) -> list[str]:
     except EngineMissing:
         # Whether it is installed shows when it is launched; the profile is not wrong for that.
         return found
-    if _release(version) != _release(profile.engine_version):
+    if profile.is_outdated_by(version):
         found.append(f"with another {profile.engine} ({profile.engine_version}; here is {version})")
     return found
-
-
-def _release(version: str) -> str:
-    """Flags and defaults change between releases, not within one: `0.32.1` is of `0.32`."""
-    return ".".join(version.split(".")[:2])
 
 
 def _remove(shelf: Shelf, args: argparse.Namespace) -> int:

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from vllama import engines, shelf
 from vllama.engines.attached import Attached
-from vllama.errors import ProfileBroken, ProfileMismatch, ProfileNotFound
+from vllama.engines.engine import Engine
+from vllama.errors import EngineMissing, ProfileBroken, ProfileMismatch, ProfileNotFound
 from vllama.machine import Gpu, Machine
 from vllama.model import Model
 from vllama.profile import Profile
@@ -102,6 +104,7 @@ class Launcher:
         if saved is not None:
             engine = engines.engine(saved.engine, self._settings)
             log.info("%s: profile '%s' on %s", model.name, saved.name, saved.engine)
+            _warn_if_outdated(saved, engine)
             yield Start(engine, saved)
             for safer in self._safer(saved):
                 yield Start(engine, safer)
@@ -129,6 +132,19 @@ class Launcher:
 
     def _attach(self, key: str, url: str) -> Start:
         return Start(Attached(url), Profile(name="attached", engine="attached", model=key))
+
+
+def _warn_if_outdated(profile: Profile, engine: Engine) -> None:
+    """It may still be the best, but nobody has measured that."""
+    with suppress(EngineMissing):
+        here = engine.version()
+        if profile.is_outdated_by(here):
+            log.warning(
+                "%s: profile '%s' was made with %s %s, and this is %s: "
+                "its gain is not sure any more (tune again: vllama tune %s)",
+                profile.model, profile.name, profile.engine, profile.engine_version, here,
+                profile.model,
+            )  # fmt: skip
 
 
 def _devices(replicas: int, machine: Machine) -> tuple[Mapping[str, str], ...]:
