@@ -157,7 +157,7 @@ async def _serve(
             app = create_app(pool, catalogue, settings, api_keys=keys, max_body_bytes=args.max_body)
             app.router.routes.extend(figures.routes(telemetry, pool))
             seen = Observed(
-                app, telemetry=telemetry, span=spans(settings.environment),
+                app, telemetry=telemetry, tracer=spans(settings.environment),
                 routes=[path for each in app.router.routes if (path := getattr(each, "path", ""))],
                 logs=args.json_logs or args.verbose,
             )  # fmt: skip

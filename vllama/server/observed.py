@@ -3,22 +3,14 @@
 import secrets
 import time
 from collections.abc import Collection
-from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllama.server.telemetry import Telemetry, log_request
+from vllama.server.tracing import Tracer, outward, sent_context
 
 HEADER = b"x-request-id"
 LONGEST = 128
-
-
-class Span(Protocol):
-    """What a tracer is told of a request that is over."""
-
-    def __call__(self, facts: dict[str, object], began_ns: int) -> None:
-        """It began at `began_ns` on the wall clock, and took `facts["seconds"]`."""
-        ...
 
 
 class Observed:
@@ -30,13 +22,13 @@ class Observed:
         *,
         telemetry: Telemetry,
         routes: Collection[str],
-        span: Span | None = None,
+        tracer: Tracer,
         logs: bool = False,
     ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._routes = frozenset(routes)
-        self._span = span
+        self._tracer = tracer
         self._logs = logs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +36,8 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began_ns = time.time_ns()
+        span = self._tracer.begin(scope["method"], scope["path"], sent_context(scope["headers"]))
+        outward.set(span.context)
         began_s = time.monotonic()
         number = _id(scope)
         status = 499  # the client left before there was one
@@ -63,16 +56,14 @@ class Observed:
             # A path that is not ours is the client's to choose: it must not fill our memory.
             route = path if path in self._routes else "other"
             self._telemetry.answered_http(route, scope["method"], status)
-            if self._logs or self._span is not None:
-                facts = {
-                    "request_id": number.decode("latin-1"), "method": scope["method"],
-                    "path": path, "status": status, "client": (scope.get("client") or [""])[0],
-                    "seconds": round(time.monotonic() - began_s, 6),
-                }  # fmt: skip
-                if self._logs:
-                    log_request(facts)
-                if self._span is not None:
-                    self._span(facts, began_ns)
+            facts = {
+                "request_id": number.decode("latin-1"), "method": scope["method"],
+                "path": path, "status": status, "client": (scope.get("client") or [""])[0],
+                "seconds": round(time.monotonic() - began_s, 6),
+            }  # fmt: skip
+            if self._logs:
+                log_request(facts)
+            span.end(facts)
 
 
 def _id(scope: Scope) -> bytes:

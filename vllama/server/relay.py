@@ -22,6 +22,7 @@ from vllama.server.pool import Pool
 from vllama.server.runner import Lease
 from vllama.server.sinks import Stream, Whole
 from vllama.server.trace import Trace
+from vllama.server.tracing import outward
 from vllama.uplink import Uplink, UplinkClosed
 
 T = TypeVar("T")
@@ -260,7 +261,8 @@ async def _send(lease: Lease, call: Call, sink: Whole | Stream) -> Uplink:
         link = await uplinks.acquire()
     except OSError as error:
         raise await _why(lease, error) from error
-    link.send(uplinks.request(call.method, call.path, call.body, call.headers), sink)
+    headers = (*call.headers, *outward.get())
+    link.send(uplinks.request(call.method, call.path, call.body, headers), sink)
     return link
 
 

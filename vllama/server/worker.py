@@ -23,6 +23,7 @@ from vllama.server.logs import configure
 from vllama.server.observed import Observed
 from vllama.server.serving import Server, raise_file_limit
 from vllama.server.shapes import Shapes
+from vllama.server.tracing import spans
 from vllama.settings import Address, Settings
 from vllama.traffic import Notebook, Salt
 
@@ -53,7 +54,8 @@ async def _serve(told: Letter) -> None:
     )
     app.router.routes.extend(figures.routes(counts, pool, pool.figures))
     paths = [path for each in app.router.routes if (path := getattr(each, "path", ""))]
-    seen = Observed(app, telemetry=counts, routes=paths, logs=told["json_logs"])
+    tracer = spans(settings.environment)
+    seen = Observed(app, telemetry=counts, tracer=tracer, routes=paths, logs=told["json_logs"])
     server = Server(seen, drain_s=told["drain_s"], ready=lambda: None)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.stop)
