@@ -63,7 +63,7 @@ bench-tuner-real: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## 
 	$(PY) -m benchmarks.tuner.real --engine $(if $(filter auto,$(ENGINE)),llamacpp,$(ENGINE))
 
 bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)
-	$(PY) benchmarks/client/run.py
+	$(PY) -m benchmarks.client
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache demo build dist *.egg-info

@@ -1,6 +1,6 @@
 """How late an open loop sends: its own process, one core, arrivals drawn before.
 
-python dispatch.py URL RATE SECONDS CORE
+python -m benchmarks.client.dispatch URL RATE SECONDS CORE
 """
 
 import gc
@@ -8,8 +8,8 @@ import json
 import os
 import sys
 
-from load import quantile
-from realtime import realtime
+from benchmarks.client.load import quantile
+from benchmarks.client.realtime import realtime
 
 
 async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
@@ -18,8 +18,8 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
     from vllama.bench.open_loop import OpenLoop
     from vllama.bench.prompts import Prompts, Vocabulary
     from vllama.bench.requests import Requests
-    from vllama.bench.workload import Workload
     from vllama.bench.wire import wire
+    from vllama.bench.workload import Workload
 
     load = Workload("open", 8, 1, rate_per_s=rate, duration_s=seconds)
     words = tuple(f"w{i}" for i in range(64))

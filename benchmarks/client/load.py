@@ -1,6 +1,6 @@
 """One client under a known load; its own process, so that its CPU time is its own.
 
-    python load.py CLIENT URL STREAMS CORE
+    python -m benchmarks.client.load CLIENT URL STREAMS CORE
 
 Prints one JSON object: CPU per chunk while the clock ran and for reading afterwards, how late
 chunks were stamped, the error of gaps between them, and whether every token was counted.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from realtime import realtime
+from benchmarks.client.realtime import realtime
 
 _SENT = re.compile(rb'"sent":([0-9.]+)}')
 BODY = {"model": "m", "prompt": [1, 2, 3, 4, 5, 6, 7, 8], "stream": True, "max_tokens": 1}

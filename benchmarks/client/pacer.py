@@ -1,18 +1,19 @@
 """A server whose truth is known: every chunk carries the moment at which it was sent.
 
-    python pacer.py PORT GAP_S TOKENS CORE
+    python -m benchmarks.client.pacer PORT GAP_S TOKENS CORE
 
 Streams are written in step, as a batching engine does. The first chunk of an answer leaves
-at the tick after its request.
+at the tick after its request. `GET /truth` tells when what was sent since it was last asked.
 """
 
 import asyncio
+import json
 import os
 import sys
 import time
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from realtime import realtime
+from benchmarks.client.realtime import realtime
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 BEFORE = (
@@ -27,14 +28,22 @@ LAST = (
 )
 
 
+CHAT = BEFORE.replace(b"text_completion", b"chat.completion.chunk").replace(
+    b'"text":" token"', b'"delta":{"content":" token"}'
+)
+MODELS = {"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 4096}]}
+
+
 class Stream(asyncio.Protocol):
     """One connection; one request at a time."""
 
     active: ClassVar["set[Stream]"] = set()
+    sent: ClassVar[list[list[float]]] = []
     tokens = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        # uvloop's transports are asyncio's in all but their class.
+        self.transport = cast(asyncio.Transport, transport)
         self.kept = b""
 
     def data_received(self, data: bytes) -> None:
@@ -46,16 +55,33 @@ class Stream(asyncio.Protocol):
         if len(body) < length:
             return
         self.kept = body[length:]
+        if head.startswith(b"GET"):
+            self.tell(head.split(b" ")[1])
+            return
         self.left = self.tokens
+        self.before = CHAT if b"/chat/" in head else BEFORE
+        self.times = [time.perf_counter()]
+        self.sent.append(self.times)
         self.transport.write(HEAD)
         self.active.add(self)
+
+    def tell(self, path: bytes) -> None:
+        """What is no stream: the truth, the models, and that all is well."""
+        truth = path == b"/truth"
+        document = json.dumps(Stream.sent if truth else MODELS).encode()
+        if truth:
+            Stream.sent.clear()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self.transport.write(head % len(document) + document)
 
     def connection_lost(self, _: Exception | None) -> None:
         self.active.discard(self)
 
     def tick(self) -> None:
         """The next token."""
-        event = BEFORE + b"%.7f}\n\n" % time.perf_counter()
+        now_s = time.perf_counter()
+        self.times.append(now_s)
+        event = self.before + b"%.7f}\n\n" % now_s
         self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
         self.left -= 1
         if self.left == 0:

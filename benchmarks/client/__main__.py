@@ -12,6 +12,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from benchmarks.client import others
+from vllama.toy import make
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results" / "client"
 # (streams, tokens/s of each, seconds): 5k and 10k chunks/s in step, as a batching engine writes.
 PACES = ((100, 50, 2.0), (200, 50, 2.0))
 CLIENTS = ("vllama", "aiohttp", "httpx")
@@ -53,7 +58,15 @@ def pacer(gap_s: float, tokens: int) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, str(HERE / "pacer.py"), str(port), str(gap_s), str(tokens), "0"]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.client.pacer",
+        str(port),
+        str(gap_s),
+        str(tokens),
+        "0",
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -67,7 +80,7 @@ def measured(script: str, *words: str) -> dict[str, Any]:
     """What a script prints about one run, on the last core."""
     core = str(max(os.sched_getaffinity(0)))
     told = subprocess.run(
-        [sys.executable, str(HERE / script), *words, core],
+        [sys.executable, "-m", f"benchmarks.client.{script}", *words, core],
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     result: dict[str, Any] = json.loads(told.stdout)
@@ -87,7 +100,7 @@ def streamed(repeats: int) -> Iterator[dict[str, Any]]:
         with pacer(1 / rate, tokens) as url:
             for repeat in range(repeats):
                 for client in CLIENTS if repeat % 2 == 0 else CLIENTS[::-1]:
-                    runs[client].append(measured("load.py", client, url, str(streams)))
+                    runs[client].append(measured("load", client, url, str(streams)))
                     time.sleep(0.2)
         for client in CLIENTS:
             yield {
@@ -115,6 +128,44 @@ def checks(rows: list[dict[str, Any]], dispatch: dict[str, float]) -> list[Check
     ]
 
 
+def beside(others_too: bool) -> list[dict[str, Any]]:
+    """The other tools at the lower pace; each row a run, or why there is none."""
+    streams, rate, seconds = PACES[0]
+    if not others_too:
+        return []
+    missing = others.install_guidellm()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "toy"
+        make(home, parameters=1_000_000)
+        rows = []
+        for tool in (others.VLLM, others.GUIDELLM):
+            if tool is others.GUIDELLM and missing:
+                rows.append({"client": tool.name, "failed": missing})
+                continue
+            with pacer(1 / rate, int(rate * seconds)) as url:
+                work = others.Work(url, streams, int(rate * seconds), home)
+                rows.append(others.run(tool, work))
+    return rows
+
+
+def beside_lines(rows: list[dict[str, Any]]) -> str:
+    """Markdown of the other tools."""
+    lines = [
+        "| tool | CPU us/chunk | chunks/s/core | p99 gap sent ms | told ms | tokens exact |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        if "failed" in row:
+            lines.append(f"| {row['client']} | did not run: {row['failed']} | | | | |")
+            continue
+        exact = "yes" if row["tokens"] == row["asked"] else "no"
+        lines.append(
+            f"| {row['client']} | {row['cpu_us']:.1f} | {1e6 / row['cpu_us']:,.0f} "
+            f"| {row['gap_p99_true_ms']:.2f} | {row['gap_p99_told_ms']:.2f} | {exact} |"
+        )
+    return "\n".join(lines)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
@@ -134,23 +185,34 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure, print the table and the targets."""
+    """Measure, print the tables and the targets, and keep them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--others", action=argparse.BooleanOptionalAction, default=True,
+                        help="also run vllm bench serve and guidellm")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=RESULTS, help="a folder for the figures")
     args = parser.parse_args()
     rows = list(streamed(args.repeats))
     with pacer(0.0005, 1) as url:
-        dispatch = middle([measured("dispatch.py", url, "200", "4") for _ in range(args.repeats)])
+        dispatch = middle([measured("dispatch", url, "200", "4") for _ in range(args.repeats)])
     found = checks(rows, dispatch)
-    print(table(rows))
-    print(f"\nopen loop at 200 requests/s: sent {dispatch['delay_p50_ms']:.2f} ms late in the "
-          f"median, {dispatch['delay_p99_ms']:.2f} ms at p99\n")  # fmt: skip
-    print("\n".join(check.line() for check in found))
+    parts = [
+        table(rows),
+        f"Open loop at 200 requests/s: sent {dispatch['delay_p50_ms']:.2f} ms late in the "
+        f"median, {dispatch['delay_p99_ms']:.2f} ms at p99.",
+        "\n".join(f"- {check.line()}" for check in found),
+    ]
     if not all(row["realtime"] for row in rows):
-        print("no real-time priority here: lateness is also that of a shared machine")
-    if args.out:
-        args.out.write_text(json.dumps({"clients": rows, "dispatch": dispatch}, indent=1) + "\n")
+        parts.append("No real-time priority here: lateness is also that of a shared machine.")
+    print("\n\n".join(parts), flush=True)
+    tools = beside(args.others)
+    if tools:
+        parts.append(beside_lines(tools))
+        print("\n" + parts[-1])
+    args.out.mkdir(parents=True, exist_ok=True)
+    document = {"clients": rows, "dispatch": dispatch, "tools": tools}
+    (args.out / "clients.json").write_text(json.dumps(document, indent=1) + "\n")
+    (args.out / "clients.md").write_text("\n\n".join(parts) + "\n")
     return 0 if all(check.met for check in found) else 1
 
 

@@ -1,0 +1,1 @@
+"""Is the load generator ever the limit?"""
