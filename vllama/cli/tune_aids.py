@@ -3,13 +3,17 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from vllama.bench.rig import Session
+from vllama import hardware
+from vllama.bench.rig import Bench, Rig, Session
 from vllama.engines import vllm_live
 from vllama.engines.engine import Engine
 from vllama.engines.vllm import Vllm
 from vllama.engines.vllm_dry_run import DryRun, Verdict
+from vllama.machine import Machine
 from vllama.profile import Profile
+from vllama.settings import Settings
 from vllama.tuner.ladder import Aids
+from vllama.tuner.released import Released
 
 
 class LiveLimits:
@@ -24,6 +28,17 @@ class LiveLimits:
     def steer(self, session: Session, limits: Mapping[str, int]) -> bool:
         """False where this vLLM cannot."""
         return vllm_live.set_limits(session.endpoint, **limits)
+
+
+def bench(engine: Engine, machine: Machine, settings: Settings) -> Bench:
+    """What starts it; on GPUs never before the memory of the engine before is back."""
+    if not machine.gpus:
+        return Rig(engine)
+
+    def free() -> list[int]:
+        return [gpu.free_bytes for gpu in hardware.visible(settings.environment).gpus]
+
+    return Released(Rig(engine), free)
 
 
 @asynccontextmanager
