@@ -6,6 +6,7 @@ limits together, 99 % of the requests in 99 % of the time, others as quantiles o
 """
 
 import math
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ NEAR = 1.05
 # Under which name the level that held is kept with a measurement's counters.
 LEVEL = "capacity_level"
 _SHORTEST_S = 2.0
+# Warming up each new level takes its time too; on a slow machine there are fewer probes.
+_GRACE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class CapacitySession:
         """
         held: tuple[float, Measurement] | None = None
         broke: tuple[float, Measurement] | None = None
-        level = _level(workload)
+        level, began = _level(workload), time.monotonic()
         for _ in range(PROBES):
             measured = await self._probe(workload, level)
             if self.objective.holds({workload.name: measured}):
@@ -80,7 +83,8 @@ class CapacitySession:
             else:
                 broke = level, measured
             found = _next(workload, held and held[0], broke and broke[0])
-            if found is None:
+            late_s = time.monotonic() - began
+            if found is None or late_s > 2 * (workload.duration_s or 0.0) + _GRACE_S:
                 break
             level = found
         level, measured = held or broke or (level, measured)
