@@ -13,8 +13,10 @@ from vllama.errors import ModelNotFound, UsageError
 from vllama.server import ollama_requests, openai_requests, openai_voices, prompts, relay
 from vllama.server.ask import Ask
 from vllama.server.embedding import Wish, embed
-from vllama.server.generation import Generation
+from vllama.server.generation import Generation, Voice
+from vllama.server.gotypes import Record
 from vllama.server.openai_wire import CHAT, COMPLETION, EMBEDDINGS
+from vllama.server.passing import Passing
 from vllama.server.refusal import Refusal
 from vllama.server.schema import body_of
 from vllama.server.service import Service, answered, sent
@@ -36,7 +38,8 @@ def router(service: Service) -> APIRouter:
 def _chat(routes: APIRouter, service: Service) -> None:
     @routes.post("/v1/chat/completions", openapi_extra=body_of(CHAT))
     async def chat(request: Request) -> Response:
-        found = ollama_requests.fields(await service.body(request), CHAT, empty="EOF")
+        body = await service.body(request)
+        found = ollama_requests.fields(body, CHAT, empty="EOF")
         messages = openai_requests.check_chat(found)
         ollama_requests.check_top_logprobs(found)
         name = found.get("model", "")
@@ -47,7 +50,8 @@ def _chat(routes: APIRouter, service: Service) -> None:
         if found.get("_debug_render_only"):
             return _rendered(ask)
         voice = openai_voices.ChatVoice(name, with_usage=_wants_usage(found))
-        return relay.answer(request, service.pool, Generation(ask, voice))
+        made = _passing(service, ask, voice, b"/v1/chat/completions", body, CHAT)
+        return relay.answer(request, service.pool, made)
 
 
 def _completion(routes: APIRouter, service: Service) -> None:
@@ -161,6 +165,15 @@ def _encoded(vector: list[float], encoding: str) -> Any:
     if encoding == "float":
         return vector
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _passing(
+    service: Service, ask: Ask, voice: Voice, path: bytes, body: bytes, record: Record
+) -> Generation:
+    """What may stand aside; where lengths are noted, answers are read."""
+    if ask.card is not None or service.pool.shapes is not None:
+        return Generation(ask, voice)
+    return Passing(ask, voice, path=path, body=body, known=record.fields)
 
 
 def _wants_usage(found: dict[str, Any]) -> bool:

@@ -100,7 +100,7 @@ async def _fitted(ask: Ask, lease: Lease, limit: int) -> tuple[Ask, str]:
     """The oldest messages of a chat go, but for system ones and the last, until it fits."""
     if ask.rendered or ask.raw is not None or not ask.truncate or not limit:
         return ask, ""
-    if _at_most_tokens(ask) < limit:
+    if at_most_tokens(ask) < limit:
         return ask, ""
     dropped = 0
     candidate = ask
@@ -125,7 +125,7 @@ def _without(messages: tuple[Message, ...], indices: list[int]) -> tuple[Message
     return tuple(m for i, m in enumerate(messages) if i not in gone)
 
 
-def _at_most_tokens(ask: Ask) -> int:
+def at_most_tokens(ask: Ask) -> int:
     """An upper bound: no tokenizer makes more tokens than there are bytes."""
     total = len(str(ask.tools)) if ask.tools else 0
     for message in ask.messages:
