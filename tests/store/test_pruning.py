@@ -1,14 +1,16 @@
 """Blobs that no model needs go, unless OLLAMA_NOPRUNE keeps them."""
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.store.shelves import put_model
+from vllama.errors import ModelNotFound
 from vllama.settings import Settings
-from vllama.store import commit, creation
+from vllama.store import changes, commit, creation, names
 from vllama.store.blobs import Blobs
 
 DAY_S = 86_400
@@ -68,3 +70,16 @@ async def test_a_replaced_model_leaves_its_blobs_where_nothing_is_pruned(
     before = blobs()
     await made("three", settings)
     assert not before <= blobs()
+
+
+def test_changes_of_the_store_take_turns(toy: Path, settings: Settings) -> None:
+    put_model(settings.home / "models", "tiny", [("model", (toy / "toy-q8_0.gguf").read_bytes())])
+    other = threading.Thread(target=changes.copy, args=("tiny", "second", settings))
+    with commit.locked(settings):
+        other.start()
+        other.join(timeout=0.3)
+        assert other.is_alive()
+        with pytest.raises(ModelNotFound):
+            names.resolve("second", settings)
+    other.join(timeout=30)
+    assert names.resolve("second", settings).gguf is not None
