@@ -65,7 +65,10 @@ bench-tuner-real: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## 
 bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)
 	$(PY) -m benchmarks.client
 
+bench-verdicts: $(VENV)/.dev  ## is the same called the same, and 5 % slower found? (writes results/client)
+	$(PY) -m benchmarks.client.verdicts
+
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 
-.PHONY: help install demo check test test-fast clean test-faults bench bench-proxy bench-tuner bench-tuner-real bench-client
+.PHONY: bench-verdicts help install demo check test test-fast clean test-faults bench bench-proxy bench-tuner bench-tuner-real bench-client
