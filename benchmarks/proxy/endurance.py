@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.proxy.__main__ import machine, proxy, upstream
 from benchmarks.proxy.load import Heard, Target
+from benchmarks.proxy.rig import machine, proxy, upstream
 from vllama.uplink import Uplink
 
 AT_ONCE = 100

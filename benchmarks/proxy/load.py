@@ -1,11 +1,12 @@
 """The client of the benchmark: many streams by callbacks, and how late each token came."""
 
 import asyncio
+import math
 import re
 import time
 from dataclasses import dataclass, field
 
-from vllama.uplink import Headers, UplinkPool
+from vllama.uplink import Headers, Uplink, UplinkPool
 
 STAMP = re.compile(rb'content": ?"(\d{10,}) "')
 
@@ -18,6 +19,7 @@ class Heard:
     late_s: list[float] = field(default_factory=list)
     took_s: list[float] = field(default_factory=list)
     failed: int = 0
+    unfinished: int = 0
     seconds: float = 0.0
 
 
@@ -29,6 +31,7 @@ class Listener:
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self.first: asyncio.Event = asyncio.Event()
         self.status = 0
+        self.has_said = False
         self._pieces: list[bytes] = []
 
     def on_head(self, status: int, _headers: Headers) -> None:
@@ -41,6 +44,7 @@ class Listener:
         now = time.monotonic_ns()
         for stamp in STAMP.findall(b"".join(self._pieces)):
             self.heard.tokens += 1
+            self.has_said = True
             self.heard.late_s.append((now - int(stamp)) / 1e9)
         self._pieces.clear()
         self.first.set()
@@ -71,42 +75,52 @@ class Target:
         self.kind = kind
         self.path = b"/v1/chat/completions" if kind == "openai" else b"/api/chat"
 
-    async def send(self, heard: Heard, **more: object) -> tuple[Listener, object]:
+    async def send(
+        self, heard: Heard, *, stream: bool, tokens: int, prompt: str = "hi"
+    ) -> tuple[Listener, Uplink]:
         """Begin one request."""
         listener = Listener(heard)
         link = await self.pool.acquire()
-        raw = body(self.kind, **more)  # type: ignore[arg-type]
+        raw = body(self.kind, stream=stream, tokens=tokens, prompt=prompt)
         headers = [(b"content-type", b"application/json")]
         link.send(self.pool.request(b"POST", self.path, raw, headers), listener)
         return listener, link
 
-    async def streams(self, count: int, tokens: int) -> Heard:
-        """`count` streams at once, each of `tokens` tokens."""
+    async def streams(self, count: int, tokens: int, limit_s: float = math.inf) -> Heard:
+        """`count` streams at once, each of `tokens` tokens; those not done in time are cut off."""
         heard = Heard()
         began = time.monotonic()
         sent = [await self.send(heard, stream=True, tokens=tokens) for _ in range(count)]
-        for listener, _ in sent:
-            error = await listener.ended
-            heard.failed += error is not None or listener.status != 200
+        left_s = None if math.isinf(limit_s) else max(0.0, limit_s + began - time.monotonic())
+        await asyncio.wait({listener.ended for listener, _ in sent}, timeout=left_s)
         heard.seconds = time.monotonic() - began
+        for listener, link in sent:
+            if not listener.ended.done():
+                heard.unfinished += 1
+                link.abort()
+                continue
+            error = listener.ended.result()
+            heard.failed += error is not None or listener.status != 200 or not listener.has_said
         return heard
 
-    async def calls(self, in_flight: int, total: int) -> Heard:
-        """`total` whole answers, `in_flight` at a time."""
+    async def calls(self, in_flight: int, total: int, limit_s: float = math.inf) -> Heard:
+        """`total` whole answers, or as many as the time is enough for, `in_flight` at a time."""
         heard = Heard()
         left = iter(range(total))
+        start = time.monotonic()
 
         async def worker() -> None:
             for _ in left:
                 began = time.monotonic()
+                if began - start > limit_s:
+                    return
                 listener, _ = await self.send(heard, stream=False, tokens=200)
                 error = await listener.ended
                 heard.failed += error is not None or listener.status != 200
                 heard.took_s.append(time.monotonic() - began)
 
-        began = time.monotonic()
         await asyncio.gather(*(worker() for _ in range(in_flight)))
-        heard.seconds = time.monotonic() - began
+        heard.seconds = time.monotonic() - start
         return heard
 
     async def abort(self, phase: str) -> int:
@@ -120,5 +134,5 @@ class Target:
         else:
             await asyncio.sleep(0.1)
         now = time.monotonic_ns()
-        link.abort()  # type: ignore[attr-defined]
+        link.abort()
         return now

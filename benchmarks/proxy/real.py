@@ -1,0 +1,151 @@
+"""The part with a real engine: vLLM with a toy model, asked directly and through vllama."""
+
+import asyncio
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.proxy.rig import CORES, proxy
+from vllama import engines, hardware, toy
+from vllama.engines.engine import Endpoint
+from vllama.errors import EngineFailed, EngineMissing
+from vllama.settings import Settings
+from vllama.store import names
+from vllama.uplink import Headers, UplinkPool
+
+MODEL = Path(".cache/gate-toy")
+TOKENS = 64
+# More rounds where there are few streams, for as many first tokens.
+ROUNDS = {1: 24, 16: 6, 64: 4}
+LIMIT_S = 120.0
+_SAID = re.compile(rb'"content":"[^"]')
+_COUNTED = re.compile(rb'"completion_tokens":(\d+)')
+
+
+def measured(notes: list[str]) -> list[dict[str, Any]]:
+    """A row for each number of streams; none, and a note, where there is no vLLM."""
+    os.sched_setaffinity(0, set(CORES))
+    if not MODEL.exists():
+        toy.make(MODEL)
+    try:
+        return asyncio.run(_measure(MODEL.resolve()))
+    except (EngineMissing, EngineFailed, TimeoutError) as error:
+        notes.append(f"The part with a real vLLM was left out: {error}")
+        return []
+
+
+async def _measure(model: Path) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings.from_environment(
+            {**os.environ, "VLLAMA_HOME": home, "HF_HUB_OFFLINE": "1"}
+        )
+        vllm = engines.engine("vllm", settings)
+        vllm.version()
+        default = vllm.default(names.resolve(str(model), settings), hardware.detect())
+        profile = default.with_options(
+            max_model_len=1024, max_num_seqs=64, kv_cache_memory_bytes="256M"
+        )
+        async with vllm.start(profile) as endpoint:
+            command = [sys.executable, "-m", "vllama", "serve", "--port", "PORT", "--attach"]
+            serve = [*command, f"{endpoint.model}={endpoint.base_url}"]
+            with proxy(serve, endpoint.base_url, cores=frozenset(CORES)) as (url, _):
+                return await _rows(endpoint, url)
+
+
+async def _rows(endpoint: Endpoint, url: str) -> list[dict[str, Any]]:
+    pools = {"direct": UplinkPool(endpoint.base_url), "through": UplinkPool(url)}
+    for pool in pools.values():
+        await _round(pool, endpoint.model, 2, "warm")
+    rows = []
+    for streams, rounds in ROUNDS.items():
+        heard: dict[str, list[_Round]] = {"direct": [], "through": []}
+        for number in range(rounds):
+            sides = list(pools.items())
+            # In turns, and each as often first.
+            for side, pool in sides if number % 2 else reversed(sides):
+                begun = f"{side} {number}"
+                heard[side].append(await _round(pool, endpoint.model, streams, begun))
+        rows.append(
+            {"streams": streams, "rounds": rounds, **{s: _figures(r) for s, r in heard.items()}}
+        )
+        print("real vLLM", rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+@dataclass
+class _Round:
+    """Some streams at once."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    ttft_s: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+def _figures(rounds: list[_Round]) -> dict[str, Any]:
+    ttft = [each for one in rounds for each in one.ttft_s] or [0.0]
+    return {
+        "tokens_per_s": round(statistics.median(one.tokens / one.seconds for one in rounds), 1),
+        "ttft_p50_ms": round(statistics.median(ttft) * 1e3, 2),
+        "failed": sum(one.failed for one in rounds),
+    }
+
+
+class _Ear:
+    """One stream: when its first word came, and how many the engine says it had."""
+
+    def __init__(self) -> None:
+        self.sent_s = time.monotonic()
+        self.first_s = 0.0
+        self.tokens = 0
+        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._status = 0
+
+    def on_head(self, status: int, _headers: Headers) -> None:
+        self._status = status
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.first_s and _SAID.search(piece):
+            self.first_s = time.monotonic()
+        counted = _COUNTED.search(piece)
+        if counted:
+            self.tokens = int(counted[1])
+
+    def on_flush(self) -> None:
+        pass
+
+    def on_end(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(error is None and self._status == 200 and self.tokens > 0)
+
+
+async def _round(pool: UplinkPool, model: str, streams: int, begun: str) -> _Round:
+    links = [await pool.acquire() for _ in range(streams)]
+    made = _Round()
+    ears = []
+    began_s = time.monotonic()
+    for number, link in enumerate(links):
+        text = f"{begun} {number}: tell me something"
+        raw = (
+            f'{{"model":"{model}","messages":[{{"role":"user","content":"{text}"}}],'
+            f'"stream":true,"stream_options":{{"include_usage":true}},"max_tokens":{TOKENS},'
+            f'"temperature":0}}'
+        ).encode()
+        ear = _Ear()
+        kind = [(b"content-type", b"application/json")]
+        link.send(pool.request(b"POST", b"/v1/chat/completions", raw, kind), ear)
+        ears.append(ear)
+    async with asyncio.timeout(LIMIT_S):
+        for ear in ears:
+            made.failed += not await ear.ended
+            made.tokens += ear.tokens
+            if ear.first_s:
+                made.ttft_s.append(ear.first_s - ear.sent_s)
+    made.seconds = time.monotonic() - began_s
+    return made
