@@ -41,6 +41,7 @@ async def test_a_scrape_tells_requests_latencies_engines_and_the_engines_own_fig
         assert found["vllama_requests_total", (model, ("outcome", "ok"))] == 2
         assert found["vllama_time_to_first_token_seconds_count", (model,)] == 2
         assert found["vllama_inter_token_seconds_count", (model,)] >= 1
+        assert found["vllama_retries_total", (model,)] == 0
         assert found["vllama_engines", (model,)] == 1
         chats = (("method", "POST"), ("route", "/api/chat"), ("status", "200"))
         assert found["vllama_http_requests_total", chats] == 2

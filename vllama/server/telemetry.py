@@ -83,8 +83,8 @@ class Telemetry:
         self._child(self._requests, model, trace.outcome).inc()
         if trace.outcome == "left":
             self._child(self._left, model, trace.phase).inc()
-        if trace.attempts > 1:
-            self._child(self._retries, model).inc(trace.attempts - 1)
+        # Told from the start, zero as well: a rate is known only between two figures.
+        self._child(self._retries, model).inc(max(0, trace.attempts - 1))
         if trace.leased_s:
             self._child(self._queue, model).observe(trace.leased_s - trace.began_s)
         if trace.first_s:
