@@ -27,6 +27,7 @@ from benchmarks.proxy.shown import table
 
 # How much longer than its share one may take before it is cut off.
 PATIENCE = 2.0
+WHOLE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def main() -> int:
             try:
                 rows[one.name] = measured(one, url, args.seconds)
             except (RuntimeError, OSError) as error:
-                notes.append(f"{one.name} could not be measured: {str(error)[-300:]}")
+                notes.append(
+                    f"{one.name} could not be measured: {str(error)[-300:] or 'it never finished'}"
+                )
                 continue
             print(one.name, json.dumps(rows[one.name]), file=sys.stderr, flush=True)
     document: dict[str, Any] = {
@@ -96,7 +99,8 @@ def measured(one: Candidate, url: str, seconds: float) -> dict[str, Any]:
     import uvloop
 
     with proxy(one.command, url, environment=one.environment) as (target, process):
-        return uvloop.run(measure(target, one.kind, process, url, seconds))
+        work = measure(target, one.kind, process, url, seconds)
+        return uvloop.run(asyncio.wait_for(work, WHOLE_S + 10 * seconds))
 
 
 async def measure(

@@ -59,18 +59,18 @@ async def _measure(model: Path) -> list[dict[str, Any]]:
 
 
 async def _rows(endpoint: Endpoint, url: str) -> list[dict[str, Any]]:
-    pools = {"direct": UplinkPool(endpoint.base_url), "through": UplinkPool(url)}
-    for pool in pools.values():
-        await _round(pool, endpoint.model, 2, "warm")
+    urls = {"direct": endpoint.base_url, "through": url}
+    for each in urls.values():
+        await _round(each, endpoint.model, 2, "warm")
     rows = []
     for streams, rounds in ROUNDS.items():
         heard: dict[str, list[_Round]] = {"direct": [], "through": []}
         for number in range(rounds):
-            sides = list(pools.items())
+            sides = list(urls.items())
             # In turns, and each as often first.
-            for side, pool in sides if number % 2 else reversed(sides):
+            for side, each in sides if number % 2 else reversed(sides):
                 begun = f"{side} {number}"
-                heard[side].append(await _round(pool, endpoint.model, streams, begun))
+                heard[side].append(await _round(each, endpoint.model, streams, begun))
         rows.append(
             {"streams": streams, "rounds": rounds, **{s: _figures(r) for s, r in heard.items()}}
         )
@@ -125,12 +125,14 @@ class _Ear:
             self.ended.set_result(error is None and self._status == 200 and self.tokens > 0)
 
 
-async def _round(pool: UplinkPool, model: str, streams: int, begun: str) -> _Round:
-    links = [await pool.acquire() for _ in range(streams)]
+async def _round(url: str, model: str, streams: int, begun: str) -> _Round:
+    pool = UplinkPool(url)
     made = _Round()
     ears = []
     began_s = time.monotonic()
-    for number, link in enumerate(links):
+    for number in range(streams):
+        # Each on a connection of its own, whose opening is not part of the first token's time.
+        link = await pool.acquire()
         text = f"{begun} {number}: tell me something"
         raw = (
             f'{{"model":"{model}","messages":[{{"role":"user","content":"{text}"}}],'
@@ -148,4 +150,5 @@ async def _round(pool: UplinkPool, model: str, streams: int, begun: str) -> _Rou
             if ear.first_s:
                 made.ttft_s.append(ear.first_s - ear.sent_s)
     made.seconds = time.monotonic() - began_s
+    pool.close()
     return made
