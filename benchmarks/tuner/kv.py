@@ -112,7 +112,9 @@ def table(done: Sequence[Mapping[str, Any]]) -> str:
         "before",
         "after one start",
     )
-    rows, before, after = [], [], []
+    rows: list[list[Any]] = []
+    before: list[float] = []
+    after: list[float] = []
     for line in done:
         options = line["options"]
         cells = [line["size"], options["dtype"], options["gpu_memory_utilization"],

@@ -24,7 +24,8 @@ def shuffled(points: Sequence[Options]) -> list[Options]:
 def to_race(lines: Sequence[Line], best: int) -> list[Options]:
     """The default, the tuner's choice, and the grid's best few; each once."""
     grid = sorted((x for x in lines if x.part == "grid"), key=lambda x: -x.rate)
-    sides = [{}, *(x.options for x in lines if x.part in ("chosen", "live-chosen"))]
+    chosen = [x for x in lines if x.part in ("chosen", "live-chosen")]
+    sides: list[Mapping[str, Scalar]] = [{}, *(x.options for x in chosen)]
     sides += [x.options for x in grid[:best]]
     return [dict(s) for s in {key(s): s for s in sides}.values()]
 

@@ -79,8 +79,14 @@ def _one_life(folder: Path, moment_s: float, report: Report) -> None:
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     lines: Queue[str] = Queue()
-    assert child.stdout is not None
-    reader = Thread(target=lambda out: [lines.put(line) for line in out], args=(child.stdout,))
+    said = child.stdout
+    assert said is not None
+
+    def read() -> None:
+        for line in said:
+            lines.put(line)
+
+    reader = Thread(target=read)
     reader.start()
     # From when it is at work: a kill during the imports tests nothing.
     assert lines.get(timeout=LONGEST_S).startswith("ready")

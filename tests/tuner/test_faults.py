@@ -74,13 +74,13 @@ def problem() -> Subject:
     return Subject(default, (LOAD,), Objective("throughput"), simulated_subject().space)
 
 
-def impatient(settings: Settings) -> Rig:
-    """Starts of the simulator take half a second, on a busy machine a few."""
-    return Rig(Simulator(replace(settings, load_timeout_s=2.0)))
+def rig(settings: Settings, patience_s: float = 60.0) -> Rig:
+    """A start of the simulator takes half a second, on a busy machine many."""
+    return Rig(Simulator(replace(settings, load_timeout_s=patience_s)))
 
 
-async def tried(rig: Rig, options: dict[str, Scalar]) -> Trial:
-    return await attempt(rig, problem(), Ask(1, options, "search"), (Rung(0.5),))
+async def tried(on: Rig, options: dict[str, Scalar]) -> Trial:
+    return await attempt(on, problem(), Ask(1, options, "search"), (Rung(0.5),))
 
 
 def ours() -> set[int]:
@@ -99,7 +99,7 @@ def stubborn() -> set[int]:
 @pytest.fixture(autouse=True)
 def an_alert_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "GRACE_S", 1.0)
-    monkeypatch.setattr(watchdog, "QUIET_S", 1.5)
+    monkeypatch.setattr(watchdog, "QUIET_S", 3.0)
     monkeypatch.setattr(watchdog, "POLL_S", 0.1)
 
 
@@ -108,7 +108,7 @@ async def test_a_fault_is_told_for_what_it_is_and_nothing_of_it_stays(
     fault: Fault, settings: Settings
 ) -> None:
     before, deaf = ours(), stubborn()
-    trial = await tried(impatient(settings), fault.options)
+    trial = await tried(rig(settings, 2.0 if fault.kind == "timeout" else 60.0), fault.options)
     assert trial.state == fault.state, trial.failure
     if fault.kind:
         assert trial.failure is not None
@@ -121,14 +121,14 @@ async def test_a_fault_is_told_for_what_it_is_and_nothing_of_it_stays(
 
 
 async def test_a_taken_port_is_tried_once_more(settings: Settings, tmp_path: Path) -> None:
-    trial = await tried(impatient(settings), {"fault_taken_port": str(tmp_path / "taken")})
+    trial = await tried(rig(settings), {"fault_taken_port": str(tmp_path / "taken")})
     assert trial.complete
 
 
 async def test_what_is_not_transient_is_not_tried_again(settings: Settings, tmp_path: Path) -> None:
     with journal.kept(tmp_path / "journal"):
-        await tried(impatient(settings), {"fault_out_of_memory": "load"})
-        await tried(impatient(settings), {"fault_taken_port": str(tmp_path / "taken")})
+        await tried(rig(settings), {"fault_out_of_memory": "load"})
+        await tried(rig(settings), {"fault_taken_port": str(tmp_path / "taken")})
     events = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
     assert [e["event"] for e in events] == ["start", "end", "start", "again", "up", "end"]
     assert events[1]["why"].startswith("CUDA out of memory in phase load")
@@ -136,8 +136,7 @@ async def test_what_is_not_transient_is_not_tried_again(settings: Settings, tmp_
 
 
 async def test_a_fatal_line_ends_a_start_long_before_silence_would(settings: Settings) -> None:
-    patient = Rig(Simulator(replace(settings, load_timeout_s=600.0)))
-    trial = await tried(patient, {"fault_start": "fatal"})
+    trial = await tried(rig(settings, 600.0), {"fault_start": "fatal"})
     assert trial.failure is not None
     assert trial.failure.kind == "out_of_memory"
 
@@ -145,9 +144,9 @@ async def test_a_fatal_line_ends_a_start_long_before_silence_would(settings: Set
 async def test_a_study_goes_on_through_every_fault_and_loses_no_trial(
     settings: Settings,
 ) -> None:
-    each = {f.kind: f for f in FAULTS if f.state == "failed" and "talk" not in f.name}
+    each = {f.kind: f for f in FAULTS if f.state == "failed" and f.kind != "timeout"}
     faults = list(each.values())
-    bench = Injected(impatient(settings), faults)
+    bench = Injected(rig(settings), faults)
     about = replace(problem(), workloads=(replace(LOAD, duration_s=0.4),))
     sampler = samplers.make("random", about.space, 1, about.objective)
     with study.opened(study.MEMORY, about.study, about.space, about.objective, sampler) as kept:
@@ -158,7 +157,7 @@ async def test_a_study_goes_on_through_every_fault_and_loses_no_trial(
     assert len(trials) >= 2 * len(faults)
     fallen = [t.failure.kind for t in trials if t.failure]
     assert fallen == [f.kind for f in faults]
-    assert len(set(fallen)) == 5
+    assert len(set(fallen)) == 4
     assert not ours()
 
 
@@ -201,7 +200,7 @@ async def test_memory_that_never_comes_back_is_told_before_anything_is_started()
 
 async def test_a_load_that_is_only_slow_is_no_hang(settings: Settings) -> None:
     began = time.monotonic()
-    trial = await tried(impatient(settings), {"time_scale": 60.0})
+    trial = await tried(rig(settings), {"time_scale": 60.0})
     assert trial.complete, trial.failure
     assert time.monotonic() - began > watchdog.GRACE_S
 

@@ -19,7 +19,7 @@ from vllama.tuner.released import Released
 class LiveLimits:
     """vLLM's scheduler follows other limits from the next step on."""
 
-    limits = vllm_live.LIMITS
+    limits: tuple[str, ...] = vllm_live.LIMITS
 
     def steerable(self, profile: Profile) -> Profile:
         """With the scheduler that follows."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
@@ -122,8 +122,9 @@ async def bounded(session: Session, load: Workload) -> Measurement:
     limit_s = 4 * (load.duration_s or 60.0) + 30
     work = asyncio.ensure_future(session.measure(load))
     hung = asyncio.ensure_future(watchdog.hang(session, load))
+    both: set[asyncio.Future[Any]] = {work, hung}
     try:
-        await asyncio.wait({work, hung}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return await _result(session, work)
         if hung.done() and hung.exception() is None:

@@ -27,17 +27,17 @@ async def hang(session: Session, load: Workload) -> None:
     An engine without counters is not suspected.
     """
     counting: Counting | None = getattr(session, "connection", None)
-    await asyncio.sleep((load.duration_s or 60.0) + GRACE_S)
-    seen = _tokens(await counting.counters()) if counting else None
-    if counting is None or seen is None:
+    if counting is None:
         await asyncio.Event().wait()
         return
+    await asyncio.sleep((load.duration_s or 60.0) + GRACE_S)
+    seen: tuple[float, ...] | None = None
     since = time.monotonic()
-    while time.monotonic() - since < QUIET_S:
-        await asyncio.sleep(POLL_S)
+    while seen is None or time.monotonic() - since < QUIET_S:
         now = _tokens(await counting.counters())
         if now is not None and now != seen:
             seen, since = now, time.monotonic()
+        await asyncio.sleep(POLL_S)
 
 
 def _tokens(counters: Mapping[str, float]) -> tuple[float, ...] | None:
