@@ -1,13 +1,18 @@
 """The engine as one of the things that are tuned."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from tests.tuner.simulated import LOAD, subject
 from vllama.bench.contest import Block, Target
 from vllama.bench.measurement import Run, Sample
 from vllama.engines.choice import engine
+from vllama.machine import Machine
 from vllama.profile import Profile
 from vllama.settings import Settings
+from vllama.store import names
 from vllama.tuner import duel
 from vllama.tuner.duel import Side
 
@@ -52,3 +57,23 @@ def test_starts_are_compared_with_those_beside_them(settings: Settings) -> None:
     judged = duel.judge(sides, drifting)
     assert judged.against["llamacpp"].ratio == pytest.approx(1.1, rel=0.01)
     assert judged.winner == "llamacpp"
+
+
+@pytest.mark.llamacpp
+async def test_real_engines_take_turns_by_whole_starts(
+    toy: Path, settings: Settings, machine: Machine
+) -> None:
+    real = engine("llamacpp", settings)
+    plain = real.default(names.resolve(str(toy), settings), machine)
+    load = replace(LOAD, prompt_tokens=16, output_tokens=4, concurrency=2)
+    about = subject(None, load)
+    small = plain.with_options(threads=1, threads_batch=1, n_ctx=2048)
+    sides = [
+        Side(Target("one", real, small), about),
+        Side(Target("two", real, small.with_options(n_parallel=2)), about),
+    ]
+    ran = [block async for block in duel.fight(sides, 0.4, starts=2)]
+    order = [b.target for b in ran if b.block == 0]
+    assert order == ["one", "two", "two", "one"]
+    judged = duel.judge(sides, ran)
+    assert judged.against["two"].pairs == 2

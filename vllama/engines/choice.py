@@ -99,11 +99,13 @@ def ranking(
         ranked.append(("llamacpp", _why_llamacpp(formats, machine)))
     if "safetensors" in formats:
         at = 0 if vllm_reason else len(ranked)
-        ranked.insert(at, ("vllm", vllm_reason or _why_vllm_at_all(machine)))
+        ranked.insert(at, ("vllm", vllm_reason or _why_vllm_at_all(formats, machine)))
     return ranked
 
 
-def _why_vllm_at_all(machine: Machine) -> str:
+def _why_vllm_at_all(formats: frozenset[Format], machine: Machine) -> str:
+    if "gguf" in formats:
+        return "the model is here as safetensors too"
     if machine.system == "Darwin":
         return "the model is here only as safetensors, for which a Mac has vllm-metal"
     where = "" if machine.gpus else ", and no GPU is"
