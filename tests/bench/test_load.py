@@ -102,7 +102,7 @@ class Failing:
         if self.kind == "reset":
             return call.writer.transport.abort()
         if self.kind == "timeout":
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         if self.kind == "malformed":
             call.piece(b"data: {not json}\n\n")
         if self.kind == "server-error":

@@ -9,10 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-IGNORE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
+IGNORE = (
+    "import signal; signal.alarm(120); "
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+)
 
 
 def main() -> None:
@@ -34,7 +36,8 @@ def main() -> None:
     if "exit0" in words:
         print("RuntimeError: the last word", flush=True)
         sys.exit(0)
-    time.sleep(120)
+    signal.alarm(120)
+    signal.pause()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ async def main() -> None:
         explain=lambda log: EngineFailed(str(log)), on_line=echo,
     ) as child:  # fmt: skip
         print("guard", child.pids[0], flush=True)
-        await asyncio.sleep(120)
+        await asyncio.wait_for(asyncio.Event().wait(), 120)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import psutil
 
 from vllama.engines import orphans
 
-SLEEP = [sys.executable, "-IS", "-c", "import time; time.sleep(120)"]
+SLEEP = [sys.executable, "-IS", "-c", "import signal; signal.alarm(120); signal.pause()"]
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vllama.engines import metal, process
-from vllama.engines.llamacpp_server import Program, Wheel, find
+from vllama.engines.llamacpp_program import Program
+from vllama.engines.llamacpp_server import Wheel, find
 from vllama.errors import EngineMissing
 from vllama.settings import Settings
 
@@ -133,7 +134,7 @@ async def test_a_child_is_stopped_without_a_guard_of_two_processes() -> None:
     )
     started = await asyncio.create_subprocess_exec(
         sys.executable, "-c", faked, sys.executable, "-c",
-        "import time; print('up', flush=True); time.sleep(60)",
+        "import signal; print('up', flush=True); signal.alarm(60); signal.pause()",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert started.stdout is not None

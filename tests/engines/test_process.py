@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
@@ -43,18 +43,21 @@ def lives(pid: int) -> bool:
         return False
 
 
+def eventually(condition: Callable[[], bool], limit_s: float) -> None:
+    """Wait for what other processes do: no event tells of it."""
+    deadline = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def left_after(pids: Sequence[int], limit_s: float = LIMIT_S) -> list[int]:
     """Those that still live when the limit is over; returns as soon as none does."""
-    deadline = time.monotonic() + limit_s
-    while any(lives(p) for p in pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(lambda: not any(lives(p) for p in pids), limit_s)
     return [p for p in pids if lives(p)]
 
 
 def members(file: Path) -> list[int]:
-    deadline = time.monotonic() + 30
-    while not file.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(file.exists, 30)
     return [int(word) for word in file.read_text().split()]
 
 
@@ -167,7 +170,7 @@ async def test_cancelling_at_any_moment_of_the_launch_leaves_nothing(tmp_path: P
 
         async def start(file: Path = file) -> None:
             async with launched(file, "stubborn"):
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
 
         before = set(psutil.Process().children(recursive=True))
         task = asyncio.create_task(start())
@@ -224,7 +227,7 @@ async def test_a_failed_request_of_a_living_process_is_told_as_it_is(tmp_path: P
 
 
 async def test_a_line_of_any_length_is_read_past(tmp_path: Path) -> None:
-    script = "print('x' * 3_000_000); print('after', flush=True); import time; time.sleep(60)"
+    script = "print('x' * 3_000_000); print('after', flush=True); import signal; signal.pause()"
 
     async def said() -> bool:
         return "after" in child.tail

@@ -63,6 +63,19 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+def standing_still(value: Callable[[], int], looks: int = 100) -> Callable[[], bool]:
+    """Whether a number has been the same for so many looks."""
+    seen = [-1, 0]
+
+    def still() -> bool:
+        now = value()
+        seen[1] = seen[1] + 1 if now and now == seen[0] else 0
+        seen[0] = now
+        return seen[1] > looks
+
+    return still
+
+
 class Mortal:
     """A life that a test can end."""
 

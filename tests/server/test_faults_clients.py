@@ -3,14 +3,14 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.server.fakes import FakeEngine, Shop, silent, until, upstream
+from tests.server.fakes import FakeEngine, Shop, silent, standing_still, until, upstream
 from tests.server.faults import Simulated, leaves, nothing_left, served_again
 from tests.server.running import chat, serving
 from tests.server.test_relay import CHUNKED, Client, chunk, relaying
@@ -143,19 +143,6 @@ async def test_a_slow_reader_costs_neither_memory_nor_the_others(settings: Setti
 async def pieces(client: Client) -> AsyncIterator[bytes]:
     while piece := await client.chunk():
         yield piece
-
-
-def standing_still(value: Callable[[], int], looks: int = 100) -> Callable[[], bool]:
-    """Whether a number has been the same for so many looks."""
-    seen = [-1, 0]
-
-    def still() -> bool:
-        now = value()
-        seen[1] = seen[1] + 1 if now and now == seen[0] else 0
-        seen[0] = now
-        return seen[1] > looks
-
-    return still
 
 
 @pytest.mark.llamacpp

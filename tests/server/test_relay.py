@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.server.fakes import FakeEngine, Handler, Shop, until
+from tests.server.fakes import FakeEngine, Handler, Shop, standing_still, until
 from vllama.errors import VllamaError
 from vllama.server import relay
 from vllama.server.downlink import EXTENSION
@@ -437,7 +437,7 @@ async def test_a_slow_reader_slows_its_own_engine_stream_and_loses_nothing(direc
         client = Client(*await asyncio.open_connection(sock=raw, limit=65536))
         client.ask()
         await client.head()
-        await steady(lambda: written)
+        await until(standing_still(lambda: written))
         assert written < pieces
         quick = await Client.to(address)
         quick.ask()
@@ -449,14 +449,6 @@ async def test_a_slow_reader_slows_its_own_engine_stream_and_loses_nothing(direc
             total += len(got)
         assert total == len(piece) * pieces + len(b"[end]")
         client.leave()
-
-
-async def steady(value: Callable[[], int]) -> None:
-    """Wait until a number has stopped growing."""
-    before = -1
-    while value() != before:
-        before = value()
-        await asyncio.sleep(0.2)
 
 
 async def test_what_the_exchange_cannot_read_ends_the_stream_with_an_error(direct: bool) -> None:

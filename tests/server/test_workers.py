@@ -45,7 +45,9 @@ async def test_all_workers_share_one_engine_and_one_queue(toy: Path, settings: S
         assert len(engines(running)) == 1
         async with httpx.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"{running.url}/metrics")).text
-            await until_listed(client, running, simulated.name)
+        await until(
+            lambda: simulated.name in httpx.get(f"{running.url}/api/ps", trust_env=False).text
+        )
         counted = [x for x in text.splitlines() if x.startswith("vllama_requests_total{")]
         assert sum(float(x.split()[-1]) for x in counted if 'outcome="ok"' in x) == 16
         assert "vllm:" in text
@@ -55,12 +57,6 @@ async def test_all_workers_share_one_engine_and_one_queue(toy: Path, settings: S
         running.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(running.process.wait, 120) == 0
         assert not await left(family)
-
-
-async def until_listed(client: httpx.AsyncClient, running: Running, name: str) -> None:
-    async with asyncio.timeout(120):
-        while name not in (await client.get(f"{running.url}/api/ps")).text:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 async def test_a_dead_engine_is_told_to_the_workers_client_and_replaced(
