@@ -192,7 +192,7 @@ async def _work(task: Task, over: asyncio.Event) -> Run:
         await requests.pool.open(task.workload.concurrency // task.share.of)
     _say(None)
     begin_s = await asyncio.to_thread(_read)
-    if begin_s is None:
+    if not isinstance(begin_s, float):
         return loop.result()
     threading.Thread(target=_watch, args=(asyncio.get_running_loop(), over), daemon=True).start()
     with quiet_collector():

@@ -150,7 +150,8 @@ class _Link(asyncio.Protocol):
         assert self._transport is not None
         self._transcript, self._reads = transcript, _Reads(transcript)
         self._stamp, self._keep = self._reads.times.append, self._reads.data.append
-        self._done = done = loop.create_future()
+        done: asyncio.Future[bool] = loop.create_future()
+        self._done = done
         self._hang_up_after = hang_up_after
         deadline = loop.call_later(timeout_s, self._drop, TIMEOUT)
         transcript.sent_s = perf_counter()
