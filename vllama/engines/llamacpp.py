@@ -210,7 +210,7 @@ def _beside(model: Model, settings: Settings, accepted: frozenset[str]) -> dict[
     found: dict[str, Scalar] = {n: str(p) for n, p in files.items() if p and p.is_file()}
     if card.draft is not None:
         guesses = int(card.parameters.get("draft_num_predict") or DRAFTED)
-        wanted = {"model_draft": str(card.draft), "spec_draft_n_max": guesses,
+        wanted: dict[str, Scalar] = {"model_draft": str(card.draft), "spec_draft_n_max": guesses,
                   "spec_type": "draft-simple"}  # fmt: skip
         # Older builds need no word for it.
         found |= {name: value for name, value in wanted.items() if name in accepted}
