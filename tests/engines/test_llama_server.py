@@ -303,3 +303,15 @@ async def test_a_real_ones_refusal_of_a_file_names_the_cause(
         ):
             pass
     assert (caught.value.kind, "flash attention" in caught.value.message) == ("bad_option", True)
+
+
+def test_several_devices_kv_buffers_are_added_up() -> None:
+    log = [
+        "load_model: initializing, n_slots = 4, n_ctx_slot = 2048, kv_unified = 'false'",
+        "llama_kv_cache:      CUDA0 KV buffer size =    12.00 MiB",
+        "llama_kv_cache:      CUDA1 KV buffer size =     4.00 MiB",
+    ]
+    facts = llamacpp_log.facts(log)
+    assert facts == {
+        "slots": 4, "n_ctx_slot": 2048, "kv_unified": 0, "kv_cache_bytes": 16 * 1024 * 1024,
+    }  # fmt: skip

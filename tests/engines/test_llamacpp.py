@@ -388,15 +388,3 @@ def test_last_words_become_a_cause(line: str, kind: str, message: str) -> None:
     failed = llamacpp_log.explain(["0.0 I srv init: loading model", line])
     assert (failed.kind, failed.phase) == (kind, "load")
     assert message in failed.message
-
-
-def test_several_devices_kv_buffers_are_added_up() -> None:
-    log = [
-        "load_model: initializing, n_slots = 4, n_ctx_slot = 2048, kv_unified = 'false'",
-        "llama_kv_cache:      CUDA0 KV buffer size =    12.00 MiB",
-        "llama_kv_cache:      CUDA1 KV buffer size =     4.00 MiB",
-    ]
-    facts = llamacpp_log.facts(log)
-    assert facts == {
-        "slots": 4, "n_ctx_slot": 2048, "kv_unified": 0, "kv_cache_bytes": 16 * 1024 * 1024,
-    }  # fmt: skip

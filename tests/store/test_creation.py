@@ -386,16 +386,3 @@ async def test_a_split_gguf_is_kept_together(toy: Path, settings: Settings, tmp_
     assert model.gguf is not None
     assert model.gguf.name == first.name
     assert details.tensors(catalogue.card("s", settings))
-
-
-def test_what_a_killed_upload_left_is_swept_away_after_a_day(settings: Settings) -> None:
-    blobs = Blobs(settings)
-    blobs.add(b"kept")
-    left = settings.home / "models" / "blobs" / ".upload-abc"
-    left.write_bytes(b"half")
-    written = left.stat().st_mtime
-    blobs.sweep(written + 3600)
-    assert left.exists()
-    blobs.sweep(written + 90_000)
-    assert not left.exists()
-    assert blobs.has("sha256:" + hashlib.sha256(b"kept").hexdigest())

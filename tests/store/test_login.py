@@ -49,7 +49,7 @@ def note_password(user: Settings, host: str, password: str) -> None:
 
 async def pulled(registry: Registry, user: Settings) -> str:
     name = f"{registry.host}/library/tiny:latest"
-    return [s["status"] async for s in transfers.pull(name, user, insecure=True)][-1]
+    return str([s["status"] async for s in transfers.pull(name, user, insecure=True)][-1])
 
 
 async def test_a_key_of_ollamas_signs_for_a_token(registry: Registry, user: Settings) -> None:

@@ -1,5 +1,6 @@
 """Blobs that no model needs go, unless OLLAMA_NOPRUNE keeps them."""
 
+import hashlib
 import os
 import threading
 from dataclasses import replace
@@ -83,3 +84,16 @@ def test_changes_of_the_store_take_turns(toy: Path, settings: Settings) -> None:
             names.resolve("second", settings)
     other.join(timeout=30)
     assert names.resolve("second", settings).gguf is not None
+
+
+def test_what_a_killed_upload_left_is_swept_away_after_a_day(settings: Settings) -> None:
+    blobs = Blobs(settings)
+    blobs.add(b"kept")
+    left = settings.home / "models" / "blobs" / ".upload-abc"
+    left.write_bytes(b"half")
+    written = left.stat().st_mtime
+    blobs.sweep(written + 3600)
+    assert left.exists()
+    blobs.sweep(written + 90_000)
+    assert not left.exists()
+    assert blobs.has("sha256:" + hashlib.sha256(b"kept").hexdigest())
