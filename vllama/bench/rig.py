@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -51,6 +51,28 @@ class Session(Protocol):
     async def measure(self, workload: Workload) -> Measurement:
         """Load it; raises EngineFailed when it dies or answers nothing."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fronted:
+    """What stands before a session: all of it is the session's, but how it measures."""
+
+    session: Session
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it answers."""
+        return self.session.endpoint
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        """What its start taught."""
+        return self.session.facts
+
+    @property
+    def start_s(self) -> float:
+        """How long its start took."""
+        return self.session.start_s
 
 
 class Bench(Protocol):

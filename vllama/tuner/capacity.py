@@ -7,14 +7,13 @@ limits together, 99 % of the requests in 99 % of the time, others as quantiles o
 
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from vllama.bench.measurement import Measurement
-from vllama.bench.rig import Bench, Session
+from vllama.bench.rig import Bench, Fronted
 from vllama.bench.workload import Workload
-from vllama.engines.engine import Endpoint, Fact
 from vllama.profile import Profile
 from vllama.tuner.objective import Objective
 
@@ -47,26 +46,10 @@ def over(bench: Bench, objective: Objective) -> Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class CapacitySession:
+class CapacitySession(Fronted):
     """A running engine whose capacity is measured."""
 
-    session: Session
     objective: Objective
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it answers."""
-        return self.session.endpoint
-
-    @property
-    def facts(self) -> Mapping[str, Fact]:
-        """What its start taught."""
-        return self.session.facts
-
-    @property
-    def start_s(self) -> float:
-        """How long its start took."""
-        return self.session.start_s
 
     async def measure(self, workload: Workload) -> Measurement:
         """The measurement at the highest level that holds; the lowest one's where none does.

@@ -2,14 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from vllama.bench.measurement import Measurement
-from vllama.bench.rig import Bench, Session
+from vllama.bench.rig import Bench, Fronted
 from vllama.bench.workload import Workload
-from vllama.engines.engine import Endpoint, Fact
 from vllama.profile import Profile
 
 
@@ -38,26 +37,10 @@ class TimedBench:
 
 
 @dataclass(frozen=True, slots=True)
-class TimedSession:
+class TimedSession(Fronted):
     """A running engine that is measured only while there is time."""
 
-    session: Session
     left_s: Callable[[], float]
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it answers."""
-        return self.session.endpoint
-
-    @property
-    def facts(self) -> Mapping[str, Fact]:
-        """What its start taught."""
-        return self.session.facts
-
-    @property
-    def start_s(self) -> float:
-        """How long its start took."""
-        return self.session.start_s
 
     async def measure(self, workload: Workload) -> Measurement:
         """Measure, as the session below does.
