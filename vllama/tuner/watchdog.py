@@ -26,7 +26,7 @@ async def hang(session: Session, load: Workload) -> None:
 
     An engine without counters is not suspected.
     """
-    counting: Counting | None = getattr(session, "connection", None)
+    counting = _counting(session)
     if counting is None:
         await asyncio.Event().wait()
         return
@@ -38,6 +38,16 @@ async def hang(session: Session, load: Workload) -> None:
         if now is not None and now != seen:
             seen, since = now, time.monotonic()
         await asyncio.sleep(POLL_S)
+
+
+def _counting(session: object) -> Counting | None:
+    """What asks the engine, also below what is wrapped around a session."""
+    while session is not None:
+        counting: Counting | None = getattr(session, "connection", None)
+        if counting is not None:
+            return counting
+        session = getattr(session, "session", None)
+    return None
 
 
 def _tokens(counters: Mapping[str, float]) -> tuple[float, ...] | None:
