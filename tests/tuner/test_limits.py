@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tests.tuner.simulated import LOAD, MACHINE, Clock, SimulatedBench, measurement, slots, subject
+from tests.tuner.simulated import (
+    LOAD,
+    MACHINE,
+    Clock,
+    SimulatedBench,
+    SimulatedSession,
+    measurement,
+    slots,
+    subject,
+)
 from vllama.bench.measurement import Measurement
 from vllama.bench.workload import Workload
 from vllama.engines.engine import Endpoint, Immortal
@@ -71,10 +80,12 @@ async def test_a_server_that_keeps_no_level_cannot_be_used() -> None:
     assert not objective.holds({LOAD.name: found})
 
 
-async def tuned(bench: SimulatedBench, about: Subject, trials: int = 8, **more: bool) -> Tuning:
+async def tuned(
+    bench: SimulatedBench, about: Subject, trials: int = 8, *, ablate: bool = False
+) -> Tuning:
     made = samplers.make("tpe", about.space, 1, about.objective)
     with study.opened(study.MEMORY, about.study, about.space, about.objective, made) as kept:
-        tuning = Tuning(kept, bench, about, MACHINE, Budget(trials), bench.clock, **more)
+        tuning = Tuning(kept, bench, about, MACHINE, Budget(trials), bench.clock, ablate=ablate)
         async for _ in tuning.run():
             pass
     return tuning
@@ -88,22 +99,19 @@ class PerLoad(SimulatedBench):
         self.gains = gains
 
     @asynccontextmanager
-    async def started(self, profile: Profile) -> AsyncIterator["PerLoadSession"]:
+    async def started(self, profile: Profile) -> AsyncIterator[SimulatedSession]:
         async with super().started(profile) as session:
-            yield PerLoadSession(self, session.start_s, slots(profile.options) > 1)
+            gains = self.gains if slots(profile.options) > 1 else {}
+            yield PerLoadSession(self, profile, session.drift, gains=gains)
 
 
 @dataclass
-class PerLoadSession:
-    bench: PerLoad
-    start_s: float
-    is_tuned: bool
-    facts: Mapping[str, Scalar] = field(default_factory=dict)
-    endpoint: Endpoint = field(default_factory=lambda: Endpoint("http://x", "m", "", Immortal()))
+class PerLoadSession(SimulatedSession):
+    gains: Mapping[str, float] = field(default_factory=dict)
 
     async def measure(self, workload: Workload) -> Measurement:
         self.bench.clock.now += workload.duration_s or 1.0
-        gain = self.bench.gains[workload.name] if self.is_tuned else 1.0
+        gain = self.gains.get(workload.name, 1.0)
         return measurement(1000 * gain * (1 + self.bench.random.gauss(0, self.bench.noise)))
 
 
@@ -171,7 +179,7 @@ class Stuck(SimulatedBench):
     """Hangs in the start of everything but the default."""
 
     @asynccontextmanager
-    async def started(self, profile: Profile) -> AsyncIterator["object"]:
+    async def started(self, profile: Profile) -> AsyncIterator[SimulatedSession]:
         if profile.options:
             await asyncio.Event().wait()
         async with super().started(profile) as session:
