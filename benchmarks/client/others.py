@@ -26,6 +26,11 @@ PROMPT_TOKENS = 8
 _FAILURES = (
     OSError, subprocess.TimeoutExpired, ValueError, TypeError, LookupError, httpx.HTTPError,
 )  # fmt: skip
+# Its own code without the `vllm` program, which does not run from every build of it.
+_VLLM_BENCH_SERVE = (
+    "import argparse; from vllm.benchmarks.serve import add_cli_args, main; "
+    "parser = argparse.ArgumentParser(); add_cli_args(parser); main(parser.parse_args())"
+)
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".cache" / "bench-client"
 
@@ -60,7 +65,7 @@ class Tool:
 def vllm_command(work: Work, out: Path) -> list[str]:
     """`vllm bench serve`, streaming completions."""
     return [
-        str(Path(sys.executable).parent / "vllm"), "bench", "serve", "--backend", "openai",
+        sys.executable, "-c", _VLLM_BENCH_SERVE, "--backend", "openai",
         "--base-url", work.url, "--endpoint", "/v1/completions", "--model", "m",
         "--tokenizer", str(work.tokenizer), "--dataset-name", "random",
         "--random-input-len", str(PROMPT_TOKENS), "--random-output-len", str(work.tokens),
