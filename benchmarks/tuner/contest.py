@@ -1,8 +1,8 @@
 """The contestants: each searches one world, and says what it chose and claimed."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import optuna
 
@@ -44,7 +44,7 @@ class Found:
     stopped: str = ""
 
 
-Method: TypeAlias = Callable[[str, int, float, int], Awaitable[Found]]
+Method: TypeAlias = Callable[[str, int, float, int], Coroutine[Any, Any, Found]]
 
 
 def ours(sampler: str, *, with_prior: bool = True) -> Method:

@@ -9,7 +9,6 @@ on interleaved fresh starts. Writes results/<machine>/tuner-<engine>.jsonl and .
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,4 +165,4 @@ async def _race(work: Work) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

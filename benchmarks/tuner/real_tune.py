@@ -9,6 +9,7 @@ from vllama.cli import tune_aids
 from vllama.engines.engine import Engine
 from vllama.machine import Machine
 from vllama.tuner import costs, samplers, study
+from vllama.tuner.ablation import Ablated
 from vllama.tuner.finals import Block
 from vllama.tuner.fit import Fit
 from vllama.tuner.prior import Analytic
@@ -57,11 +58,11 @@ def stored(folder: Path, about: Subject, *, live: bool) -> str:
     return str(folder / f"{about.study}{'-live' if live else ''}.db")
 
 
-def _tell(run: Run, event: Trial | Block, told: set[int]) -> None:
+def _tell(run: Run, event: Trial | Block | Ablated, told: set[int]) -> None:
     if isinstance(event, Block):
         words = in_words(event.options)
         print(f"{run.part}finals   round {event.round + 1}  {words}", flush=True)
-    elif event.number not in told:
+    elif isinstance(event, Trial) and event.number not in told:
         run.file.keep(f"{run.part}trial", event)
 
 
