@@ -68,7 +68,13 @@ bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in
 bench-verdicts: $(VENV)/.dev  ## is the same called the same, and 5 % slower found? (writes results/client)
 	$(PY) -m benchmarks.client.verdicts
 
+report: $(VENV)/.base  ## pages and results/README.md from the committed results
+	$(PY) -m benchmarks.report
+
+test-gpu: $(VENV)/.base  ## the whole loop on an NVIDIA card: tune, prove, bench, serve (DRY=1 prints the plan)
+	$(PY) -m benchmarks.gpu $(if $(DRY),--dry-run)
+
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache demo build dist *.egg-info
 
-.PHONY: bench-verdicts help install demo check test test-fast clean test-faults bench bench-proxy bench-tuner bench-tuner-real bench-client
+.PHONY: report test-gpu bench-verdicts help install demo check test test-fast clean test-faults bench bench-proxy bench-tuner bench-tuner-real bench-client

@@ -76,11 +76,11 @@ async def _start(size: str, options: dict[str, Scalar], settings: Settings) -> d
     machine = hardware.detect()
     model = store.resolve(str(place), settings)
     engine = choose(model, machine, settings, "vllm").engine
-    fit = _fit(engine, model, machine)
+    found = fit(engine, model, machine)
     told: dict[str, Any] = {
         "size": size, "options": options, "engine": engine.version(),
         "memory_bytes": machine.memory_bytes, "available_bytes": machine.available_bytes,
-        "shape": asdict(model.shape), "predicted": fit.verdict(options).kv_tokens,
+        "shape": asdict(model.shape), "predicted": found.verdict(options).kv_tokens,
     }  # fmt: skip
     try:
         async with engine.start(Profile("kv", "vllm", str(place), options)) as endpoint:
@@ -91,7 +91,7 @@ async def _start(size: str, options: dict[str, Scalar], settings: Settings) -> d
     return told
 
 
-def _fit(engine: Engine, model: Model, machine: Machine) -> Fit:
+def fit(engine: Engine, model: Model, machine: Machine) -> Fit:
     """What stood before the start: without a cache of a given size, the rest is the cache's."""
     default = Profile("default", "vllm", model.name)
     found = space.build(

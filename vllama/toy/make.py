@@ -5,25 +5,26 @@ import tempfile
 from pathlib import Path
 
 from vllama.errors import StorageError, UsageError
-from vllama.toy.size import choose
+from vllama.toy.size import Size, choose
 
 MARK = "toy-f16.gguf"
 
 
 def make(
-    directory: Path, *, parameters: int = 4_000_000, seed: int = 0, pooling: str | None = None
-) -> Path:
+    directory: Path, *, parameters: int = 4_000_000, seed: int = 0, pooling: str | None = None,
+    size: Size | None = None,
+) -> Path:  # fmt: skip
     """Write a Hugging Face folder with GGUF files of the same weights in it; its path.
 
     An earlier toy is replaced, any other folder refused. With `pooling="mean"` it is an
-    embedding model.
+    embedding model. `size` says its dimensions where a number of parameters does not.
     """
     from vllama.toy import to_gguf, tokenizer, weights
 
     target = directory.absolute()
     if target.exists() and (not target.is_dir() or _is_foreign(target)):
         raise UsageError(f"{target} is there already and no toy model", "Choose another folder.")
-    size = choose(parameters)
+    size = size or choose(parameters)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:

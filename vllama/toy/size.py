@@ -13,21 +13,30 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Dimensions of a Qwen2: all in elements, `heads` query heads over `kv_heads`."""
+    """Dimensions of a Qwen2: all in elements, `heads` query heads over `kv_heads`.
+
+    Of the `vocabulary` the tokenizer knows the first 4096; the rest is never drawn.
+    """
 
     layers: int
     hidden: int
     intermediate: int
     heads: int
     kv_heads: int
+    head_size: int = HEAD_SIZE
+    vocabulary: int = VOCABULARY
 
     @property
     def parameters(self) -> int:
         """All weights, the tied embedding counted once."""
-        kv = self.kv_heads * HEAD_SIZE
+        kv = self.kv_heads * self.head_size
         attention = 2 * self.hidden * self.hidden + 2 * self.hidden * kv + self.hidden + 2 * kv
         layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return VOCABULARY * self.hidden + self.layers * layer + self.hidden
+        return self.vocabulary * self.hidden + self.layers * layer + self.hidden
+
+
+# Of the shape of Qwen2.5-1.5B to the last weight, for what a real size is needed for.
+LIKE_QWEN_1_5B = Size(28, 1536, 8960, 12, 2, head_size=128, vocabulary=151_936)
 
 
 def parse_parameters(text: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from vllama.toy.size import CONTEXT, VOCABULARY, Size
+from vllama.toy.size import CONTEXT, Size
 from vllama.toy.tokenizer import CHAT_TEMPLATE, END, PAD, SPECIAL
 from vllama.toy.weights import NORM_EPSILON, ROPE_THETA, Weights
 
@@ -55,7 +55,7 @@ def write(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if pooling:
         writer.add_pooling_type(gguf.PoolingType.MEAN)
-    _add_tokenizer(writer, json.loads(tokenizer.read_text()))
+    _add_tokenizer(writer, json.loads(tokenizer.read_text()), size.vocabulary)
     for name, tensor in weights.items():
         if tensor.ndim == 1:
             writer.add_tensor(_tensor_name(name), tensor.astype(np.float32))
@@ -68,10 +68,10 @@ def write(
     writer.close()
 
 
-def _add_tokenizer(writer: Any, document: dict[str, Any]) -> None:
+def _add_tokenizer(writer: Any, document: dict[str, Any], size: int) -> None:
     vocabulary: dict[str, int] = document["model"]["vocab"]
-    tokens = [f"<unused{i}>" for i in range(VOCABULARY)]
-    types = [gguf.TokenType.UNUSED] * VOCABULARY
+    tokens = [f"<unused{i}>" for i in range(size)]
+    types = [gguf.TokenType.UNUSED] * size
     for token, number in vocabulary.items():
         tokens[number], types[number] = token, gguf.TokenType.NORMAL
     for number, _ in enumerate(SPECIAL):

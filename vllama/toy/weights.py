@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vllama.toy.size import CONTEXT, HEAD_SIZE, VOCABULARY, Size
+from vllama.toy.size import CONTEXT, VOCABULARY, Size
 from vllama.toy.tokenizer import END, PAD
 
 Weights = dict[str, NDArray[np.float16]]
@@ -18,10 +18,10 @@ def draw(size: Size, seed: int) -> Weights:
     """Weights by their Hugging Face names, equal for an equal seed.
 
     Wide enough for varied text at temperature 0; the tokens that end an answer are made
-    improbable so that a fixed output length needs no luck.
+    improbable so that a fixed output length needs no luck, as is what no token stands for.
     """
     random = np.random.default_rng(seed)
-    kv = size.kv_heads * HEAD_SIZE
+    kv = size.kv_heads * size.head_size
 
     def matrix(*shape: int) -> NDArray[np.float16]:
         drawn: NDArray[np.float32] = random.standard_normal(shape, np.float32)
@@ -30,7 +30,8 @@ def draw(size: Size, seed: int) -> Weights:
     def ones() -> NDArray[np.float16]:
         return np.ones(size.hidden, np.float16)
 
-    embedding = random.standard_normal((VOCABULARY, size.hidden), np.float32)
+    embedding = random.standard_normal((size.vocabulary, size.hidden), np.float32)
+    embedding[VOCABULARY:] *= 0.01
     embedding[: PAD + END + 1] *= 0.01
     weights: Weights = {"model.embed_tokens.weight": embedding.astype(np.float16)}
     for layer in range(size.layers):
@@ -56,7 +57,7 @@ def write(directory: Path, size: Size, weights: Weights, pooling: str | None) ->
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
-        "vocab_size": VOCABULARY,
+        "vocab_size": size.vocabulary,
         "hidden_size": size.hidden,
         "intermediate_size": size.intermediate,
         "num_hidden_layers": size.layers,
