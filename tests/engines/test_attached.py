@@ -16,8 +16,8 @@ from vllama.settings import Settings
 
 @pytest.fixture
 async def simulated(settings: Settings) -> AsyncIterator[Endpoint]:
-    """A server that speaks both APIs, as an Ollama does."""
-    async with Simulator(settings).start(Profile("t", "simulator", "toy")) as endpoint:
+    """A server that speaks both APIs with the same names in both, as an Ollama does."""
+    async with Simulator(settings).start(Profile("t", "simulator", "toy:latest")) as endpoint:
         yield endpoint
 
 
@@ -41,10 +41,19 @@ async def test_what_speaks_ollamas_api_is_asked_in_it(simulated: Endpoint) -> No
     assert (found.api, found.model, found.version) == ("ollama", "toy:latest", "0.12.6")
 
 
+async def test_what_only_poses_as_ollama_is_asked_by_the_name_it_has_in_openais_api(
+    settings: Settings,
+) -> None:
+    """vLLM behind something that adds Ollama's API calls its model `m`, not `m:latest`."""
+    async with Simulator(settings).start(Profile("t", "simulator", "m")) as posing:
+        found = await attach(posing.base_url)
+    assert (found.api, found.model, found.facts["engine"]) == ("openai", "m", "vllm")
+
+
 async def test_the_api_can_be_demanded(simulated: Endpoint, llamacpp_endpoint: Endpoint) -> None:
     engine = Attached(simulated.base_url, api="openai")
     async with engine.start(engine.profile()) as endpoint:
-        assert (endpoint.api, endpoint.model) == ("openai", "toy")
+        assert (endpoint.api, endpoint.model) == ("openai", "toy:latest")
     engine = Attached(llamacpp_endpoint.base_url, api="ollama")
     with pytest.raises(EngineFailed, match="does not speak the Ollama API"):
         async with engine.start(engine.profile()):

@@ -105,3 +105,22 @@ async def test_kill_9_of_the_owner_takes_workers_and_engines_along(
         assert len(family) >= 4
         running.process.kill()
         assert not await left(family)
+
+
+async def test_every_worker_knows_that_a_model_is_left_alone(toy: Path, settings: Settings) -> None:
+    simulated = Simulated(toy, settings)
+    words = simulated.words(fault_crash_after_tokens=1)
+    async with serving(*words, "--workers", "2", settings=settings) as running:
+
+        def health(path: str) -> tuple[int, str]:
+            # A connection stays with one worker: new ones meet both.
+            answer = httpx.get(f"{running.url}{path}", trust_env=False, timeout=60)
+            return answer.status_code, answer.text
+
+        assert await asyncio.to_thread(health, "/readyz") == (200, "ok")
+        for _ in range(3):
+            answer = await running.chat(simulated.name, tokens=4, stream=False)
+            assert answer.status_code in (500, 503)
+        told = 503, "models that keep failing and are left alone: 1"
+        await until(lambda: all(health("/readyz") == told for _ in range(8)))
+        assert await asyncio.to_thread(health, "/livez") == (200, "ok")

@@ -94,8 +94,14 @@ async def look(url: str) -> dict[Api, list[str]]:
 
 
 def _preferred(found: dict[Api, list[str]]) -> Api:
-    """Ollama speaks both; its own API is the one that reports times and honours options."""
-    return "ollama" if "ollama" in found else "openai"
+    """Ollama speaks both; its own API is the one that reports times and honours options.
+
+    It has one list of models for both APIs. Where the names differ, Ollama's API is the
+    guise of another server, which knows its models by the names of OpenAI's.
+    """
+    ollama = found.get("ollama")
+    is_one_list = ollama is not None and set(ollama) <= set(found.get("openai", ollama))
+    return "ollama" if is_one_list else "openai"
 
 
 def _matching(wanted: str, models: list[str], url: str) -> str:

@@ -42,6 +42,7 @@ class Borrowed(Pool):
         self._deaths: dict[int, asyncio.Future[EngineFailed]] = {}
         self._uplinks: dict[str, UplinkPool] = {}
         self._loaded: list[Loaded] = []
+        self._left_alone: list[str] = []
 
     @asynccontextmanager
     async def lease(
@@ -80,6 +81,10 @@ class Borrowed(Pool):
         """As the owner told last."""
         return self._loaded
 
+    def left_alone(self) -> list[str]:
+        """As the owner told last."""
+        return self._left_alone
+
     async def figures(self) -> bytes:
         """The metrics of all workers and engines."""
         answer = await self._ask(next(self._numbers), op="figures")
@@ -90,6 +95,7 @@ class Borrowed(Pool):
         while (letter := await self._line.read()) is not None:
             if "loaded" in letter:
                 self._loaded = [_loaded(each) for each in letter["loaded"]]
+                self._left_alone = letter["left_alone"]
             elif "tell" in letter:
                 text = self._telemetry.own().decode()
                 self._line.write({"op": "told", "id": letter["tell"], "text": text})

@@ -36,8 +36,8 @@ _DEFAULT_ORIGINS = (
     ),
     *("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*"),
 )
-# What needs no key: whether the server lives.
-_OPEN = frozenset({"/", "/health"})
+# What needs no key: whether the server lives. Kubernetes' probes have none to give.
+_OPEN = frozenset({"/", "/health", "/livez", "/readyz"})
 
 
 class Guard:

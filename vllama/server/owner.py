@@ -57,13 +57,14 @@ class Owner:
             self._desks.discard(desk)
 
     async def _tell(self) -> None:
-        told: list[Letter] = []
+        told: Letter = {}
         while True:
-            now = [_loaded_letter(one) for one in self._pool.loaded()]
-            if now or told:
+            loaded = [_loaded_letter(one) for one in self._pool.loaded()]
+            now = {"loaded": loaded, "left_alone": self._pool.left_alone()}
+            if any(now.values()) or any(told.values()):
                 told = now
                 for desk in self._desks:
-                    desk.line.write({"loaded": now})
+                    desk.line.write(now)
             await asyncio.sleep(TELL_S)
 
 

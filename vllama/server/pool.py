@@ -209,6 +209,10 @@ class Pool:
         """How each model that ever ran has behaved."""
         return dict(self._standings)
 
+    def left_alone(self) -> list[str]:
+        """The models that are not started now because they keep failing."""
+        return [key for key, each in self._standings.items() if each.parked_s(self.now_s)]
+
     def _standing(self, key: str) -> Standing:
         return self._standings.setdefault(key, Standing())
 
