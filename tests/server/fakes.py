@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from vllama.engines.engine import Endpoint
+from vllama.engines.sleep import Sleep, Sleepless
 from vllama.errors import EngineFailed, ModelNotFound
 from vllama.machine import Machine
 from vllama.model import Model
@@ -146,6 +147,7 @@ class FakeEngine:
     started: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     lives: list[Mortal] = field(default_factory=list)
+    sleep: Sleep = field(default_factory=Sleepless)
     starting: int = 0
 
     def version(self) -> str:
@@ -174,7 +176,7 @@ class FakeEngine:
         async with upstream(self.handler) as url:
             self.started.append(f"{profile.model}:{profile.name}")
             try:
-                yield Endpoint(url, profile.model, "fake", life)
+                yield Endpoint(url, profile.model, "fake", life, sleep=self.sleep)
             finally:
                 self.stopped.append(f"{profile.model}:{profile.name}")
 

@@ -20,6 +20,7 @@ from vllama.settings import Address, Settings
 if TYPE_CHECKING:
     from vllama.machine import Machine
     from vllama.server.catalogue import Catalogue
+    from vllama.server.dormitory import Dormitory
     from vllama.server.launch import Launcher
     from vllama.server.owner import Owner
     from vllama.server.pool import Pool
@@ -69,6 +70,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--observe", action="store_true",
         help="note lengths and times of requests, never their text, for `tune --workload observed`",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-sleep", action="store_true",
+        help="stop engines that make room, also those that could sleep (vLLM on GPUs)",
+    )  # fmt: skip
     workers = "processes that serve, when one core is not enough; one of them owns the engines"
     parser.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
     drain = "how long requests may finish when it is told to stop"
@@ -104,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     launcher = Launcher(
         catalogue, settings, machine,
         profile=args.profile, wanted=args.engine, force=args.force, replicas=args.replicas,
+        sleeps=not args.no_sleep,
     )  # fmt: skip
     for each in catalogue.served:
         launcher.plan(each)
@@ -139,6 +145,7 @@ async def _serve(
         max_loaded=settings.max_loaded_models or LOADED_PER_GPU * max(1, len(machine.gpus)),
         budget_bytes=room.budget_bytes(machine),
         max_waiting=settings.max_queue,
+        dormitory=_dormitory(args, machine),
     )
     shapes = _shapes(args, settings)
     pool.shapes = shapes
@@ -195,6 +202,16 @@ def _told(
         "max_body_bytes": args.max_body, "json_logs": args.json_logs,
         "level": logging.getLogger("vllama").level,
     }  # fmt: skip
+
+
+def _dormitory(args: argparse.Namespace, machine: "Machine") -> "Dormitory":
+    from vllama import hardware
+    from vllama.server import beds
+    from vllama.server.dormitory import Dormitory
+
+    if args.no_sleep:
+        return Dormitory()
+    return Dormitory(hardware.available_bytes, machine.memory_bytes * beds.RESERVE)
 
 
 def _shapes(args: argparse.Namespace, settings: Settings) -> "Shapes | None":

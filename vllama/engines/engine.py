@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from vllama.engines.sleep import Sleep, Sleepless
 from vllama.errors import EngineFailed
 from vllama.machine import Machine
 from vllama.model import Model
@@ -34,6 +35,7 @@ class Endpoint:
 
     `base_url` has no trailing slash and no `/v1`; `model` is what requests must name.
     `facts` is what the start taught: `kv_cache_tokens`, `load_s`, `compile_s`, ...
+    `sleep` is how it gives its memory back without being stopped, where it can.
     """
 
     base_url: str
@@ -45,6 +47,7 @@ class Endpoint:
     command: tuple[str, ...] = ()
     start_s: float = 0.0
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    sleep: Sleep = field(default_factory=Sleepless)
 
 
 class Engine(Protocol):

@@ -11,9 +11,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from vllama.engines import probe, process
+from vllama.engines import probe, process, sleep
 from vllama.engines.engine import Api, Endpoint, Fact
 from vllama.engines.simulator_faults import Faults
+from vllama.engines.sleep_http import SleepOverHttp
 from vllama.engines.vllm_log import is_fatal
 from vllama.errors import EngineFailed
 from vllama.machine import Machine
@@ -31,7 +32,7 @@ LIKE_VLLM = frozenset(
     {
         "max_num_seqs", "max_num_batched_tokens", "max_model_len", "gpu_memory_utilization",
         "kv_cache_dtype", "async_scheduling", "max_cudagraph_capture_size",
-        "enable_prefix_caching",
+        "enable_prefix_caching", sleep.OPTION,
     }
 )  # fmt: skip
 
@@ -89,8 +90,15 @@ class Simulator:
             yield Endpoint(
                 base_url, profile.model, NAME, child, api=api, version=VERSION,
                 command=tuple(command), start_s=time.monotonic() - began,
-                facts=facts(tuple(child.tail)),
+                facts=facts(tuple(child.tail)), sleep=_sleep(base_url, profile),
             )  # fmt: skip
+
+
+def _sleep(base_url: str, profile: Profile) -> sleep.Sleep:
+    """What it simulates takes no memory, awake or asleep."""
+    if profile.options.get(sleep.OPTION) is True:
+        return SleepOverHttp(base_url, host_bytes=0.0)
+    return sleep.Sleepless()
 
 
 def command_for(profile: Profile, port: int) -> list[str]:

@@ -94,6 +94,7 @@ class _Server:
         self._faults = faults
         self._limits = limits
         self._requests = 0
+        self._sleeps: bool | None = False if options.get("enable_sleep_mode") is True else None
         cache = PrefixCache(bool(options.get("enable_prefix_caching", True)))
         self._planner = Planner(
             Script.read(str(options.get("script", ""))),
@@ -145,10 +146,21 @@ class _Server:
         elif path == "/health":
             is_healthy = self._faults.start != "unhealthy"
             answer.send(200 if is_healthy else 503, "")
+        elif self._sleeps is not None and path in ("/sleep", "/wake_up", "/is_sleeping"):
+            self._sleep(path, answer)
         elif (document := self._document(path, request)) is not None:
             answer.send(200, document)
         else:
             raise Refused(404, {"detail": "Not Found"})
+
+    def _sleep(self, path: str, answer: http.Answer) -> None:
+        if path == "/wake_up" and self._faults.wake == "die":
+            self._crash()
+        if path == "/wake_up" and self._faults.wake == "refuse":
+            raise Refused(500, {"detail": "Internal Server Error"})
+        if path != "/is_sleeping":
+            self._sleeps = path == "/sleep"
+        answer.send(200, {"is_sleeping": self._sleeps})
 
     def _document(self, path: str, request: http.Request) -> object | None:
         body = request.json()
@@ -180,6 +192,9 @@ class _Server:
 
     async def _admit(self) -> None:
         """Count a request, and do to it what is its turn."""
+        if self._sleeps:
+            # As vLLM's: its memory is not there.
+            self._crash()
         self._requests += 1
         number, faults = self._requests, self._faults
         if faults.out_of_memory == "run":

@@ -19,7 +19,8 @@ class Faults:
     `exit`, `exit0` (dies with status 0, as vLLM does), `hang` (silent for ever) or
     `unhealthy` (talks for ever) or `fatal` (says what no engine survives, and hangs).
     `taken_port` is a file: where it is not there yet, it is made, and the port found taken.
-    `orphan` leaves a grandchild that ignores SIGTERM.
+    `orphan` leaves a grandchild that ignores SIGTERM. `wake` is `refuse` or `die`: what it does
+    when it is woken.
     `*_after` count requests, `*_after_tokens` output tokens over all requests.
     `status` with `status_first` (that many requests) or `status_every` (each n-th) answers
     so. `malformed_chunk` and `cut_after` count the tokens of a stream. `usage` is `missing`,
@@ -48,6 +49,7 @@ class Faults:
     close_after_stream: bool = False
     ignore_sigterm: bool = False
     orphan: bool = False
+    wake: str = ""
     noise: float = 0.0
     start_noise: float = 0.0
     drift_per_hour: float = 0.0

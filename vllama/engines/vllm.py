@@ -15,10 +15,12 @@ from vllama.engines import (
     orphans,
     probe,
     process,
+    sleep,
     vllm_command,
     vllm_default,
     vllm_installed,
     vllm_live,
+    vllm_sleep,
 )
 from vllama.engines.engine import Endpoint, Fact
 from vllama.engines.vllm_command import Served
@@ -50,7 +52,9 @@ class Vllm:
 
     def accepts(self) -> frozenset[str]:
         """The option names that the installed version takes in a profile."""
-        return self.installed().flags.names - vllm_command.RESERVED
+        installed = self.installed()
+        refused = frozenset() if vllm_sleep.is_supported(installed) else frozenset({sleep.OPTION})
+        return installed.flags.names - vllm_command.RESERVED - refused
 
     def default(self, model: Model, machine: Machine) -> Profile:
         """vLLM's own defaults, plus only what it cannot start without here."""
@@ -137,7 +141,10 @@ async def _started(
                 failure.phase = failure.phase or story.phase
                 raise
             facts = await _facts(endpoint.base_url, story)
-            yield replace(endpoint, start_s=time.monotonic() - began, facts=facts)
+            yield replace(
+                endpoint, start_s=time.monotonic() - began, facts=facts,
+                sleep=vllm_sleep.of(endpoint.base_url, profile, facts, installed),
+            )  # fmt: skip
 
 
 async def _ready(

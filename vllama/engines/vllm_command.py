@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllama.engines import vllm_live
+from vllama.engines import vllm_live, vllm_sleep
 from vllama.engines.vllm_installed import Installed
 from vllama.errors import EngineFailed
 from vllama.profile import Profile, Scalar
@@ -70,6 +70,7 @@ def command(profile: Profile, port: int, served: Served, installed: Installed) -
         options |= _adapted(profile.model, served.adapter)
     options |= profile.options
     options |= vllm_live.options(profile, installed)
+    options |= vllm_sleep.options(profile, installed)
     name = profile.model if served.adapter is None else f"{profile.model}{BASE}"
     words = [str(installed.python), str(SERVE), "serve", str(served.folder)]
     words += ["--host", HOST, "--port", str(port), "--served-model-name", name]
@@ -130,6 +131,7 @@ def environment(
         # Packages that were installed without bytecode, as uv does, are compiled at each import
         # of each process, for more than half of its time; here it is kept for the next start.
         ours["PYTHONPYCACHEPREFIX"] = str(_cache(base) / "bytecode")
+    ours |= vllm_sleep.environment(profile, installed)
     merged = {**base, **ours, **profile.environment}
     if "PYTHONDONTWRITEBYTECODE" not in profile.environment:
         merged.pop("PYTHONDONTWRITEBYTECODE", None)

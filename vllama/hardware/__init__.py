@@ -15,6 +15,11 @@ def visible(environment: Mapping[str, str]) -> Machine:
     return detect().visible_to(environment)
 
 
+def available_bytes(root: Path = ROOT) -> int:
+    """What is left of this computer's memory now; cheap."""
+    return processor.memory(root).available_bytes
+
+
 def detect(root: Path = ROOT) -> Machine:
     """This computer; `root` is where its /proc and /sys lie. Never fails."""
     memory = processor.memory(root)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vllama import engines, shelf
+from vllama.engines import sleep
 from vllama.engines.attached import Attached
 from vllama.engines.engine import Engine
 from vllama.errors import EngineMissing, ProfileBroken, ProfileMismatch, ProfileNotFound
@@ -28,6 +29,7 @@ class Launcher:
     """Chooses engines and profiles. `wanted` is an engine's name or `auto`.
 
     `profile` names one on the shelf or is a file; `force` takes those of other machines.
+    `sleeps` starts engines so that they can be put to sleep, where they can.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Launcher:
         wanted: str = "auto",
         force: bool = False,
         replicas: int = 1,
+        sleeps: bool = False,
     ) -> None:
         self._catalogue = catalogue
         self._settings = settings
@@ -48,6 +51,7 @@ class Launcher:
         self._wanted = wanted
         self._force = force
         self._replicas = replicas
+        self._sleeps = sleeps
         self._shelf = Shelf(settings.home / "profiles")
 
     def key(self, name: str) -> str:
@@ -67,6 +71,8 @@ class Launcher:
             return Plan((), others=tuple(self._attach(key, url) for url in urls))
         model = names.resolve(key, self._settings)
         starts = tuple(self._starts(model))
+        if self._sleeps:
+            starts = _able_to_sleep(starts, self._machine)
         need = need_bytes(model, starts[0].profile, self._machine)
         return Plan(starts, replicas=_devices(self._replicas, self._machine), need_bytes=need)
 
@@ -145,6 +151,22 @@ def _warn_if_outdated(profile: Profile, engine: Engine) -> None:
                 profile.model, profile.name, profile.engine, profile.engine_version, here,
                 profile.model,
             )  # fmt: skip
+
+
+def _able_to_sleep(starts: tuple[Start, ...], machine: Machine) -> tuple[Start, ...]:
+    """The first one as one that can sleep; next it comes as it is, should that not start.
+
+    Where the accelerator's memory is the host's, nothing would be gained.
+    """
+    first = starts[0]
+    profile = first.profile
+    if not machine.gpus or any(gpu.shares_memory for gpu in machine.gpus):
+        return starts
+    if sleep.OPTION in profile.options or sleep.OPTION not in first.engine.accepts():
+        return starts
+    able = Start(first.engine, profile.with_options(**{sleep.OPTION: True}))
+    awake = Start(first.engine, replace(profile, name=f"{profile.name} (without sleep mode)"))
+    return (able, awake, *starts[1:])
 
 
 def _devices(replicas: int, machine: Machine) -> tuple[Mapping[str, str], ...]:

@@ -9,6 +9,7 @@ from vllama.engines.engine import Endpoint
 from vllama.errors import EngineError, EngineFailed, VllamaError
 from vllama.profile import Profile
 from vllama.server import watch
+from vllama.server.night import Night
 from vllama.server.plan import Start
 from vllama.server.replicas import Fleet, Replica
 from vllama.server.standing import Standing
@@ -41,6 +42,7 @@ class Member:
         timer: Timer,
         gate: asyncio.Lock | None,
         changed: Callable[[], None],
+        night: Night,
     ) -> None:
         self._key = key
         self._starts = starts
@@ -49,9 +51,10 @@ class Member:
         self._timer = timer
         self._gate = gate
         self._changed = changed
+        self._night = night
 
     async def keep_up(self) -> None:
-        """Run until cancelled.
+        """Run until cancelled, or until the engine is in bed or stopped because night fell.
 
         Raises:
             VllamaError: it cannot be started, or has crashed too often, and is not an engine
@@ -67,6 +70,8 @@ class Member:
                 self._fleet.refuse(error)
                 await sleep(self._timer, RETURN_S)
                 continue
+            if cause is None or self._night.has_fallen:
+                return
             if self._gate is None:
                 continue
             now_s = self._timer.time()
@@ -75,29 +80,49 @@ class Member:
                 raise parked(self._key, self._standing, now_s)
             await sleep(self._timer, self._standing.delay_s(now_s))
 
-    async def _live(self) -> EngineFailed:
+    async def _live(self) -> EngineFailed | None:
+        """From start to death, whose cause it tells; None when night fell."""
         async with AsyncExitStack() as stack:
             endpoint, profile = await self._start(stack)
             uplinks = UplinkPool(endpoint.base_url)
             death = asyncio.get_running_loop().create_future()
             replica = Replica(endpoint, uplinks, profile, death, seed=endpoint.base_url.encode())
             began_s = self._timer.time()
-            cause = EngineFailed(f"{self._key}: the engine was stopped", kind="crash")
+            cause = None
             self._fleet.add(replica)
             self._changed()
             try:
-                cause = await watch.over(endpoint, uplinks)
-                log.error("%s: the engine is gone: %s", self._key, cause)
+                cause = await self._over(endpoint, uplinks)
             finally:
-                self._fleet.remove(replica, cause)
+                stopped = EngineFailed(f"{self._key}: the engine was stopped", kind="crash")
+                self._fleet.remove(replica, cause or stopped)
                 self._standing.settle(self._timer.time() - began_s)
                 self._changed()
+            if cause is None:
+                await self._night.lay(endpoint, profile, stack)
         return cause
+
+    async def _over(self, endpoint: Endpoint, uplinks: UplinkPool) -> EngineFailed | None:
+        """Wait until the engine is gone, and why, or until night falls: None."""
+        death = asyncio.ensure_future(watch.over(endpoint, uplinks))
+        night = asyncio.ensure_future(self._night.falls())
+        try:
+            await asyncio.wait({death, night}, return_when=asyncio.FIRST_COMPLETED)
+            if not death.done():
+                return None
+            log.error("%s: the engine is gone: %s", self._key, death.result())
+            return death.result()
+        finally:
+            death.cancel()
+            night.cancel()
 
     async def _start(self, stack: AsyncExitStack) -> tuple[Endpoint, Profile]:
         async with _through(self._gate):
             trusted = [s for s in self._starts if self._standing.trusts(s.profile.digest)]
             starts = trusted or list(self._starts)
+            woken = await self._night.woken(starts, stack)
+            if woken is not None:
+                return woken
             for start, following in zip(starts, [*starts[1:], None], strict=True):
                 try:
                     endpoint = await _entered(stack, start)

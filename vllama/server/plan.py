@@ -36,6 +36,11 @@ class Plan:
         """Whether vllama starts and stops what serves it."""
         return not self.others
 
+    @property
+    def whole_bytes(self) -> int:
+        """The memory that all replicas take together."""
+        return self.need_bytes * len(self.members())
+
     def members(self) -> list[tuple[Start, ...]]:
         """For each replica, what to try in turn."""
         if self.others:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from vllama.engines.engine import Endpoint
 from vllama.errors import EngineFailed, VllamaError
 from vllama.profile import Profile
 from vllama.server import room
+from vllama.server.dormitory import Dormitory
 from vllama.server.member import Member, Unavailable, parked
+from vllama.server.night import Night
 from vllama.server.plan import Choose, Plan
 from vllama.server.runner import Lease, Runner
 from vllama.server.standing import Standing
@@ -48,7 +49,8 @@ class Pool:
 
     `choose` says how to launch a model; `max_loaded` how many models run beside each other,
     `budget_bytes` in how much memory (0: do not count); `max_waiting` how many requests may
-    wait for engines that are not ready, and how many for a turn on one model.
+    wait for engines that are not ready, and how many for a turn on one model. Who has to make
+    room sleeps in the `dormitory` if it can; by default nobody can.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Pool:
         max_loaded: int = 1,
         budget_bytes: int = 0,
         max_waiting: int = 512,
+        dormitory: Dormitory | None = None,
         timer: Timer | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -67,6 +70,7 @@ class Pool:
         self._max_loaded = max(1, max_loaded)
         self._budget_bytes = budget_bytes
         self._max_waiting = max_waiting
+        self._dormitory = dormitory or Dormitory()
         self._given_timer = timer
         self._runners: dict[str, Runner] = {}
         self._leaving: set[Runner] = set()
@@ -121,7 +125,12 @@ class Pool:
 
     def unload(self, name: str) -> None:
         """Let the engine of `name` go now, or after its last user; nothing if there is none."""
-        runner = self._runners.get(self._choose.key(name))
+        key = self._choose.key(name)
+        for each in self._tasks:
+            if each.key == key:
+                each.sleeps_s = 0.0
+        self._dormitory.drop(key)
+        runner = self._runners.get(key)
         if runner is None:
             return
         runner.keep_alive_s = 0.0
@@ -191,6 +200,7 @@ class Pool:
             if not task.cancelling():
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._dormitory.close()
 
     @property
     def _timer(self) -> Timer:
@@ -204,6 +214,10 @@ class Pool:
     def running(self) -> list[Runner]:
         """The models whose engines answer now."""
         return [runner for runner in self._tasks if runner.is_ready]
+
+    def asleep(self, key: str) -> int:
+        """How many engines of that model sleep."""
+        return sum(each.key == key for each in self._dormitory.sleepers)
 
     def standings(self) -> dict[str, Standing]:
         """How each model that ever ran has behaved."""
@@ -260,6 +274,8 @@ class Pool:
                 async with self._entrance:
                     await self._make_room(runner, plan)
                     runner.admitted = True
+                profiles = [start.profile for each in plan.members() for start in each]
+                await self._dormitory.keep(runner.key, profiles)
             await self._keep_up(runner, plan)
         except VllamaError as error:
             stopped = error
@@ -281,12 +297,12 @@ class Pool:
 
         gate = self._gate if plan.is_ours else None
         standing, timer = self._standing(runner.key), self._timer
-        tasks = {
-            asyncio.create_task(
-                Member(runner.key, starts, runner.fleet, standing, timer, gate, changed).keep_up()
-            )
+        night = Night(runner.key, self._dormitory, standing, timer)
+        members = [
+            Member(runner.key, starts, runner.fleet, standing, timer, gate, changed, night)
             for starts in plan.members()
-        }
+        ]
+        tasks = {asyncio.create_task(member.keep_up()) for member in members}
         over = asyncio.create_task(runner.over.wait())
         try:
             left = set(tasks)
@@ -296,11 +312,22 @@ class Pool:
                 if not left:
                     for task in done - {over}:
                         task.result()
+            if self._may_sleep(runner):
+                night.fall(runner.sleeps_s)
+                await asyncio.wait(left)
+                if not runner.sleeps_s:
+                    self._dormitory.drop(runner.key)
         finally:
             over.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
+
+    def _may_sleep(self, runner: Runner) -> bool:
+        """Not when it was told to go for good, or is replaced, or does not answer as a whole."""
+        is_whole = runner.plan and len(runner.fleet.replicas) == len(runner.plan.members())
+        others = [each for each in self._tasks if each.key == runner.key and each is not runner]
+        return bool(runner.sleeps_s and is_whole) and not any(each.admitted for each in others)
 
     async def _make_room(self, runner: Runner, plan: Plan) -> None:
         """Wait until one more model may run, letting others go."""
@@ -311,8 +338,13 @@ class Pool:
             verdict = self._verdict(plan, besides=runner)
             if verdict.fits:
                 return
+            if verdict.evict is not None and verdict.evicts_sleeper:
+                await self._dormitory.stop(verdict.evict, "another needs its memory")
+                continue
             if verdict.evict is not None:
-                self._retire(self._runners[verdict.evict])
+                leaver = self._runners[verdict.evict]
+                leaver.sleeps_s = leaver.expires_in_s
+                self._retire(leaver)
             await self._changed_or(RESIDENCY_S)
 
     async def _changed_or(self, delay_s: float) -> None:
@@ -324,21 +356,18 @@ class Pool:
 
     def _verdict(self, plan: Plan, besides: Runner | None = None) -> room.Verdict:
         now_s = self._timer.time()
-        stays = [
-            room.Stay(
-                key=each.key,
-                need_bytes=each.plan.need_bytes * len(each.plan.members()),
-                users=each.users,
-                idle_since_s=each.idle_since_s,
-                pinned=math.isinf(each.keep_alive_s),
-                settled=now_s - each.ready_at_s >= RESIDENCY_S,
-                leaving=each in self._leaving,
-            )
+        awake = [
+            each.stay(settled=now_s - each.ready_at_s >= RESIDENCY_S, leaving=each in self._leaving)
             for each in self._tasks
             if each is not besides and each.plan and each.plan.is_ours and each.admitted
-        ]  # fmt: skip
+        ]
+        asleep = [
+            each.stay()
+            for each in self._dormitory.sleepers
+            if besides is None or each.key != besides.key
+        ]
         return room.decide(
-            plan.need_bytes * len(plan.members()), stays,
+            plan.whole_bytes, [*awake, *asleep],
             budget_bytes=self._budget_bytes, max_loaded=self._max_loaded,
         )  # fmt: skip
 

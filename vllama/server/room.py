@@ -20,6 +20,7 @@ class Stay:
     """One model that runs. `need_bytes` 0 is unknown; `pinned` stays for ever when it can.
 
     `settled` has run long enough to be sent away while busy; `leaving` has been already.
+    `asleep` is one that keeps only a rest of its memory, and no place among those loaded.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Stay:
     pinned: bool = False
     settled: bool = True
     leaving: bool = False
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Verdict:
 
     fits: bool
     evict: str | None = None
+    evicts_sleeper: bool = False
 
 
 def decide(
@@ -45,17 +48,24 @@ def decide(
     """Whether one more engine that needs `need_bytes` fits beside `stays`.
 
     The least recently used idle one goes first, then, when all are busy, the one that has
-    been there longest without use; it is only told to take no more, and ends by itself.
+    been there longest without use; it is only told to take no more, and ends by itself. Who
+    sleeps goes before the busy when that is enough, and when nobody else is left.
     """
+    awake = [stay for stay in stays if not stay.asleep]
+    asleep = [stay for stay in stays if stay.asleep]
     taken = sum(stay.need_bytes for stay in stays)
-    by_count = len(stays) < max_loaded
+    by_count = len(awake) < max_loaded
     by_memory = not budget_bytes or not stays or taken + need_bytes <= budget_bytes
     if by_count and by_memory:
         return Verdict(True)
     if any(stay.leaving for stay in stays):
         return Verdict(False)
-    idle = [stay for stay in stays if not stay.users]
-    candidates = idle or [stay for stay in stays if stay.settled]
+    idle = [stay for stay in awake if not stay.users]
+    spared = taken - sum(stay.need_bytes for stay in asleep)
+    enough = by_count and spared + need_bytes <= budget_bytes
+    if asleep and not idle and (enough or not awake):
+        return Verdict(False, min(asleep, key=lambda s: s.idle_since_s).key, evicts_sleeper=True)
+    candidates = idle or [stay for stay in awake if stay.settled]
     if not candidates:
         return Verdict(False)
     return Verdict(False, min(candidates, key=lambda s: (s.pinned, s.idle_since_s)).key)

@@ -11,6 +11,7 @@ from vllama.errors import EngineFailed, VllamaError
 from vllama.profile import Profile
 from vllama.server.plan import Plan
 from vllama.server.replicas import Fleet, Replica
+from vllama.server.room import Stay
 from vllama.server.timer import Handle, Timer
 from vllama.server.turns import Turns
 from vllama.uplink import UplinkPool
@@ -47,6 +48,8 @@ class Runner:
         self.idle_since_s = timer.time()
         self.ready_at_s = math.inf
         self.admitted = False
+        # How long its engines may sleep once it is over; 0: they are stopped.
+        self.sleeps_s = 0.0
         self.plan: Plan | None = None
         self.fleet = Fleet()
         self.turns = Turns()
@@ -66,6 +69,18 @@ class Runner:
         """How long it stays when nobody asks for it any more."""
         idle_s = 0.0 if self.users else self._timer.time() - self.idle_since_s
         return max(0.0, self.keep_alive_s - idle_s)
+
+    def stay(self, *, settled: bool, leaving: bool) -> Stay:
+        """What there is to know of it for making room."""
+        return Stay(
+            key=self.key,
+            need_bytes=self.plan.whole_bytes if self.plan else 0,
+            users=self.users,
+            idle_since_s=self.idle_since_s,
+            pinned=math.isinf(self.keep_alive_s),
+            settled=settled,
+            leaving=leaving,
+        )
 
     @asynccontextmanager
     async def turn(

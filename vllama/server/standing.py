@@ -20,6 +20,9 @@ class Standing:
 
     def __init__(self) -> None:
         self.restarts = 0
+        self.sleeps = 0
+        self.wakes = 0
+        self.failed_wakes = 0
         self.cause: VllamaError | None = None
         self._strikes: deque[float] = deque()
         self._parked_until_s = 0.0

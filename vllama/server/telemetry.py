@@ -70,6 +70,9 @@ class Telemetry:
         self._restarts = Gauge(
             "engine_failures", "Crashes, hangs, failed starts", ["model"], **kinds
         )
+        self._asleep = Gauge("asleep", "Engines that sleep", ["model"], **kinds)
+        self._sleeps = Gauge("sleeps", "Times an engine went to sleep", ["model"], **kinds)
+        self._wakes = Gauge("wakes", "Times one was woken", ["model", "outcome"], **kinds)
         self._gaps = _Gaps()
         self._registry.register(self._gaps)
         self._counted_s = 0.0
@@ -125,7 +128,9 @@ class Telemetry:
         self._tasks.set(len(asyncio.all_tasks()))
 
     def _look(self, pool: Pool) -> None:
-        for gauge in (self._up, self._running, self._waiting, self._parked, self._restarts):
+        for gauge in (
+            self._up, self._running, self._waiting, self._parked, self._restarts, self._asleep,
+        ):  # fmt: skip
             gauge.clear()
         self._spent()
         self._loading.set(pool.loading)
@@ -136,6 +141,10 @@ class Telemetry:
         for key, standing in pool.standings().items():
             self._restarts.labels(key).set(standing.restarts)
             self._parked.labels(key).set(1 if standing.parked_s(pool.now_s) else 0)
+            self._asleep.labels(key).set(pool.asleep(key))
+            self._sleeps.labels(key).set(standing.sleeps)
+            self._wakes.labels(key, "ok").set(standing.wakes)
+            self._wakes.labels(key, "failed").set(standing.failed_wakes)
 
 
 class _Gaps(Collector):
