@@ -113,9 +113,6 @@ def mismatch(baseline: Measurement, candidate: Measurement) -> str:
     sides = (baseline, candidate)
     if not all(m.completed for m in sides):
         return "one of them completed no request"
-    invalid = [reason for m in sides for reason in m.suspect if reason.startswith(INVALID)]
-    if invalid:
-        return invalid[0]
     for what, totals in (
         ("prompt", [m.prompt_tokens for m in sides]),
         ("output", [m.output_tokens for m in sides]),
@@ -124,7 +121,8 @@ def mismatch(baseline: Measurement, candidate: Measurement) -> str:
         allowed = max(_SHARE * max(each), _FEW_TOKENS if what == "prompt" else 0)
         if abs(each[0] - each[1]) > allowed:
             return f"not the same work: {each[0]:.1f} against {each[1]:.1f} {what} tokens a request"
-    return ""
+    invalid = [reason for m in sides for reason in m.suspect if reason.startswith(INVALID)]
+    return invalid[0] if invalid else ""
 
 
 def _judge(baseline: Result, candidate: Result) -> list[Verdict]:
