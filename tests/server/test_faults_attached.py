@@ -52,9 +52,10 @@ async def test_a_hung_attached_engine_is_left_out_and_taken_back(
             await until(lambda: engines(running) == 1)
         answers = await asyncio.gather(*asking)
         ends = [json.loads(answer.text.splitlines()[-1]) for answer in answers]
-        # Those of the hung one hear why, those of the other notice nothing.
+        # Those that the hung one had begun hear why; those that it had not yet answered are
+        # asked again of the other, whose own notice nothing.
         failed = [end["error"] for end in ends if "error" in end]
-        assert len(failed) in (4, 8)
+        assert 1 <= len(failed) <= 8
         assert all("has not answered for" in error for error in failed)
         assert sum(end.get("done", False) for end in ends) == 12 - len(failed)
         for _ in range(4):
