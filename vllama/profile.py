@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -9,6 +10,8 @@ from typing import Any, TypeAlias
 from vllama.errors import ProfileBroken
 
 FORMAT = 1
+# The key of the provenance that says which versions of the engine a profile is for.
+ENGINE_VERSIONS = "engine_versions"
 Scalar: TypeAlias = str | int | float | bool
 
 
@@ -19,7 +22,7 @@ class Profile:
     `options` are the engine's own option names without dashes (`max_num_seqs`), so that a
     profile reads like the command it becomes; `environment` is added to the child's.
     `machine` is the fingerprint it was made on, empty for "any". `provenance` says where it
-    comes from: study, objective, gain, expected figures, fall-back order.
+    comes from: study, objective, gain, expected figures, fall-back order, engine versions.
     """
 
     name: str
@@ -41,13 +44,22 @@ class Profile:
         """The same profile with these options set."""
         return replace(self, options={**self.options, **options})
 
-    def is_outdated_by(self, version: str) -> bool:
-        """Whether it was made with another release of its engine than `version`.
+    @property
+    def engine_versions(self) -> str:
+        """The versions of its engine that it is for, such as `>=0.32,<0.33`; empty for any.
 
-        Flags and defaults change between releases, not within one: `0.32.1` is of `0.32`.
+        What its provenance says, else the release that it was made with: flags and defaults
+        change between releases, not within one.
         """
-        known = bool(self.engine_version) and bool(version)
-        return known and _release(version) != _release(self.engine_version)
+        said = self.provenance.get(ENGINE_VERSIONS)
+        if isinstance(said, str) and said:
+            return said
+        return _release(self.engine_version) if self.engine_version else ""
+
+    def is_outdated_by(self, version: str) -> bool:
+        """Whether it is for other versions of its engine than `version`."""
+        wanted = self.engine_versions
+        return bool(wanted and version) and not _is_within(version, wanted)
 
     def to_json(self) -> dict[str, Any]:
         """The document that `from_json` reads."""
@@ -101,4 +113,32 @@ class Profile:
 
 
 def _release(version: str) -> str:
-    return ".".join(version.split(".")[:2])
+    """All versions that share their first two numbers with this one; itself if it has none."""
+    name, _, number = version.rpartition(" ")
+    numbers = _numbers(number)
+    bounds = f"=={number}"
+    if len(numbers) >= 2:
+        major, minor = numbers[:2]
+        bounds = f">={major}.{minor},<{major}.{minor + 1}"
+    return f"{name} {bounds}".strip()
+
+
+def _is_within(version: str, versions: str) -> bool:
+    """Whether it is of that name, where there is one, and within every bound."""
+    name, _, bounds = versions.replace(", ", ",").rpartition(" ")
+    here_name, _, here = version.rpartition(" ")
+    return name == here_name and all(_keeps(here, bound) for bound in bounds.split(","))
+
+
+def _keeps(number: str, bound: str) -> bool:
+    """What is no bound is kept by the same text only."""
+    match = re.fullmatch(r"(>=|<)(\d.*)", bound)
+    if match is None or not _numbers(number):
+        return number == bound.removeprefix("==")
+    return (_numbers(number) >= _numbers(match[2])) == (match[1] == ">=")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`0.32.1rc2` begins with 0, 32, 1."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()

@@ -39,3 +39,27 @@ def test_serve_says_that_a_profile_of_another_release_should_be_tuned_again(
         plan = Launcher(Catalogue(), settings, machine).plan(file)
     assert plan.starts[0].profile.name == "best"
     assert (f"tune again: vllama tune {model.name}" in caplog.text) is is_old
+
+
+@pytest.mark.parametrize(
+    ("made_with", "is_for", "here", "is_outdated"),
+    [
+        ("0.32.0", "", "0.32.1rc2+cpu", False),
+        ("0.32.0", ">=0.31,<0.34", "0.33.2", False),
+        ("0.32.0", ">=0.31,<0.34", "0.34.0", True),
+        ("0.32.0", ">=0.31,<0.34", "0.30.9", True),
+        ("llama-server 6543", "", "llama-server 6543", False),
+        ("llama-server 6543", "", "llama-server 6544", True),
+        ("xllamacpp 2026.10.11549", "", "xllamacpp 2026.10.2", False),
+        ("xllamacpp 2026.10.11549", "", "xllamacpp 2026.11.1", True),
+        ("xllamacpp 2026.10.11549", "", "llama-server 6543", True),
+        ("xllamacpp 2026.10.11549", "xllamacpp >=2026.9, <2027", "xllamacpp 2026.11.1", False),
+        ("", "", "0.32.0", False),
+    ],
+)
+def test_a_profile_is_for_the_versions_that_it_says(
+    made_with: str, is_for: str, here: str, is_outdated: bool
+) -> None:
+    provenance = {"engine_versions": is_for} if is_for else {}
+    profile = Profile("best", "vllm", "m", engine_version=made_with, provenance=provenance)
+    assert profile.is_outdated_by(here) is is_outdated

@@ -77,7 +77,14 @@ class DryRun:
             words = vllm_command.command(profile, 1, what, self._engine.installed())
         except EngineFailed as refusal:
             return Verdict(reason=str(refusal))
-        arguments = words[words.index("serve") + 1 :]
+        return await self.told(words[words.index("serve") + 1 :])
+
+    async def told(self, arguments: list[str]) -> Verdict:
+        """What vLLM makes of these words after `vllm serve`.
+
+        Raises:
+            EngineFailed: the helper itself does not start.
+        """
         async with self._turn:
             answer = await self._ask(arguments)
         if "error" in answer:
