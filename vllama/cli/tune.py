@@ -46,7 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-live", action="store_true",
         help="a start for each configuration, also where vLLM can be told others")  # fmt: skip
     tune_shared.arguments(parser)
-    add("--allow-lossy", action="store_true", help="also try what may change answers")
+    tune_plan.lossy_arguments(parser)
+    tune_plan.draft_arguments(parser)
     add("--dummy-weights", action="store_true", help="random weights: no download, vLLM only")
     add("--dry-run", action="store_true", help="say what would be tried, start nothing")
     add("--json", action="store_true", help="one JSON document on stdout")
@@ -131,8 +132,10 @@ def _prepare(args: argparse.Namespace, settings: Settings, chosen: Choice | None
     found = space.build(
         model, machine, engine=engine.name, version=version, accepts=engine.accepts(),
         default=default, load=load, allow_lossy=args.allow_lossy,
+        draft=tune_plan.draft(args, engine.name, settings),
     )  # fmt: skip
-    return _Plan(settings, machine, choice, Subject(default, load, objective, found))
+    gate = tune_plan.accuracy(args, found)
+    return _Plan(settings, machine, choice, Subject(default, load, objective, found, gate))
 
 
 def _dry_run(plan: _Plan, args: argparse.Namespace, say: Any) -> int:

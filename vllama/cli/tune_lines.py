@@ -131,6 +131,7 @@ class Lines:
             options = outcome.selected[name].profile.options
             mine = {k: v for k, v in options.items() if outcome.subject.default.options.get(k) != v}
             self.say(f"profile    {name:<10} {in_words(mine)}  {path}")
+        self._accuracy(outcome)
         self._costs(outcome)
         count, starting_s = len(outcome.trials), sum(t.start_s for t in outcome.trials)
         self.say(f"It took {outcome.seconds:.0f} s this time; {count} trials in the study.")
@@ -140,6 +141,20 @@ class Lines:
             self.say(
                 f"A start took {mean_s:.1f} s, which is {rate:.0f} starts an hour without load."
             )
+
+    def _accuracy(self, outcome: Outcome) -> None:
+        """How near the kept profiles' answers are to the default's, where they may differ."""
+        shut_out = [t for t in outcome.trials if t.failure and t.failure.kind == "accuracy"]
+        if shut_out:
+            self.say(f"accuracy   {len(shut_out)} lossy configurations answer too differently")
+        for name, chosen in outcome.selected.items():
+            found = chosen.profile.provenance.get("accuracy")
+            if found:
+                self.say(
+                    f"accuracy   {name:<10} {found['agreement']:.1%} of {found['tokens']} tokens "
+                    f"are the default's, probabilities differ by {found['shift']:.2%} "
+                    f"({found['text']} text)"
+                )
 
     def _costs(self, outcome: Outcome) -> None:
         """What each rung cost."""

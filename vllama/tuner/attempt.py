@@ -14,6 +14,7 @@ from vllama.bench.rig import Bench, Session
 from vllama.bench.workload import Workload
 from vllama.errors import EngineFailed
 from vllama.tuner import journal, watchdog
+from vllama.tuner.accuracy import Gate
 from vllama.tuner.objective import JOINT
 from vllama.tuner.study import Ask
 from vllama.tuner.subject import Subject
@@ -50,6 +51,7 @@ async def attempt(
     rungs: Sequence[Rung],
     doubt: Doubt = lambda _: None,
     clock: Clock = time.monotonic,
+    gate: Gate | None = None,
 ) -> Trial:
     """Try `ask`, twice when it fell for what may be gone; never fails with the engine.
 
@@ -59,10 +61,10 @@ async def attempt(
     began, at = clock(), datetime.now(UTC)
     blank = Trial(ask.number, ask.options, "failed", origin=ask.origin, started_at=at)
     journal.note("start", trial=ask.number, origin=ask.origin, options=dict(ask.options))
-    trial = await _try(bench, subject, blank, rungs, doubt)
+    trial = await _try(bench, subject, blank, rungs, doubt, gate)
     if trial.failure is not None and is_transient(trial.failure):
         journal.note("again", trial=ask.number, why=trial.failure.message)
-        trial = await _try(bench, subject, blank, rungs, doubt)
+        trial = await _try(bench, subject, blank, rungs, doubt, gate)
     trial = replace(trial, seconds=clock() - began, ended_at=datetime.now(UTC))
     noted(trial)
     return trial
@@ -81,8 +83,9 @@ def noted(trial: Trial) -> None:
 
 
 async def _try(
-    bench: Bench, subject: Subject, trial: Trial, rungs: Sequence[Rung], doubt: Doubt
-) -> Trial:
+    bench: Bench, subject: Subject, trial: Trial, rungs: Sequence[Rung], doubt: Doubt,
+    gate: Gate | None,
+) -> Trial:  # fmt: skip
     try:
         async with bench.started(subject.profile(dict(trial.options))) as session:
             trial = replace(
@@ -92,6 +95,8 @@ async def _try(
                 command=tuple(session.endpoint.command),
             )
             journal.note("up", trial=trial.number, start_s=session.start_s)
+            if gate is not None:
+                trial = await gate.passed(session, trial)
             measured, pruned = await measured_on(session, subject.workloads, rungs, doubt)
         return judged(replace(trial, measurements=measured), subject, pruned)
     except EngineFailed as failed:

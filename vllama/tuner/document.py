@@ -9,7 +9,7 @@ from typing import Any
 from vllama.bench.measurement import Measurement
 from vllama.machine import Machine
 from vllama.profile import Scalar
-from vllama.tuner import drift, finals, related
+from vllama.tuner import accuracy, drift, finals, related
 from vllama.tuner.ablation import Ablated
 from vllama.tuner.costs import Cost, configurations_per_hour
 from vllama.tuner.finals import Block
@@ -103,6 +103,7 @@ def _trial(subject: Subject, trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds,
         "start_s": trial.start_s,
         "effective": dict(trial.effective),
+        "accuracy": accuracy.told(trial.facts, subject.accuracy),
     }
 
 

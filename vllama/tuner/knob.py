@@ -23,7 +23,8 @@ class Knob:
     `default` is what the engine does when the option is not given: choosing it adds
     nothing to a launch. The short list of values is on purpose: several of them are part
     of the key under which engines keep compiled code, and a repeated value starts faster.
-    `restart` is False for what can be changed on a running engine.
+    `restart` is False for what can be changed on a running engine. `lossy` is what makes other
+    answers: all values but the default must pass the gate of `accuracy`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Knob:
     why: str
     log: bool = False
     restart: bool = True
+    lossy: bool = False
 
     @property
     def low(self) -> float:
@@ -71,7 +73,7 @@ class RuledOut:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """All that is known before anything is started."""
+    """All that is known before anything is started; `draft` is the model named to guess ahead."""
 
     model: Model
     machine: Machine
@@ -81,6 +83,7 @@ class Ground:
     default: Options
     load: tuple[Workload, ...]
     allow_lossy: bool = False
+    draft: Model | None = None
 
     @property
     def concurrency(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vllama.machine import GIB
+from vllama.model import Model
 from vllama.profile import Scalar
 from vllama.tuner.knob import (
     Catalogue,
@@ -18,6 +19,8 @@ from vllama.tuner.knob import (
 )
 
 _PAD = 256
+# The way to guess with a second model, and how many tokens it guesses unless tuned.
+DRAFTING, DRAFTED = "draft-simple", 4
 _FLASH_ATTENTION = Knob(
     "flash_attn", "categorical", ("auto", "off"), "auto",
     "attention in one pass: faster on long contexts, not always on short ones",
@@ -107,22 +110,52 @@ def _cache_type(name: str) -> Maker:
         if not ground.allow_lossy:
             return RuledOut(name, "a smaller cache type changes answers: only with --allow-lossy")
         return Knob(
-            name, "categorical", ("f16", "q8_0"), "f16", "half the bytes to read for long contexts"
-        )
+            name, "categorical", ("f16", "q8_0"), "f16",
+            "half the bytes to read for long contexts", lossy=True,
+        )  # fmt: skip
 
     return make
 
 
 def _speculation(ground: Ground) -> Knob | RuledOut:
-    if not ground.has_real_text:
+    drafts = (DRAFTING,) if _draft(ground) is not None else ()
+    if not ground.has_real_text and not drafts:
         return RuledOut(
             "spec_type", "the prompts are made up: how often a guess is right would be luck"
         )
-    if ground.concurrency > 8:
+    if ground.concurrency > 8 and not drafts:
         return RuledOut("spec_type", "with many in flight the guesses take time from others")
+    from_text = ("ngram-simple", "ngram-mod") if _may_guess_from_text(ground) else ()
     return Knob(
-        "spec_type", "categorical", ("none", "ngram-simple", "ngram-mod"), "none",
-        "guesses the next tokens from the text so far; the answers stay the same",
+        "spec_type", "categorical", ("none", *from_text, *drafts), "none",
+        "guesses the next tokens, from the text so far or with the model that was named; "
+        "the answers stay the same",
+    )  # fmt: skip
+
+
+def _may_guess_from_text(ground: Ground) -> bool:
+    return ground.has_real_text and ground.concurrency <= 8
+
+
+def _draft(ground: Ground) -> Model | None:
+    """The model that was named to guess ahead, unless the model brings its own."""
+    return None if "model_draft" in ground.default else ground.draft
+
+
+def _drafter(ground: Ground) -> RuledOut:
+    if "model_draft" in ground.default:
+        return RuledOut("model_draft", "the model brings its own")
+    if ground.draft is None:
+        return RuledOut("model_draft", "which model to draft with is the user's to say: --draft")
+    return RuledOut("model_draft", f"{ground.draft.name}, wherever spec_type is {DRAFTING}")
+
+
+def _drafted(ground: Ground) -> Knob | RuledOut:
+    if _draft(ground) is None:
+        return RuledOut("spec_draft_n_max", "no model drafts")
+    return Knob(
+        "spec_draft_n_max", "int", (2, DRAFTED, 8), DRAFTED,
+        "tokens drafted at once: more are checked in one step, and more are thrown away", log=True,
     )  # fmt: skip
 
 
@@ -157,7 +190,12 @@ def _slot_tokens(ground: Ground, *, unified: bool = True) -> int:
 def _needed_bytes(ground: Ground, options: Options) -> int:
     shape = ground.model.shape
     tokens = count(options, "n_ctx", 0) or shape.context_length
-    return shape.weight_bytes + tokens * shape.kv_bytes_per_token
+    needed = shape.weight_bytes + tokens * shape.kv_bytes_per_token
+    draft = _draft(ground)
+    if draft is not None and options.get("spec_type") == DRAFTING:
+        second = draft.shape
+        needed += second.weight_bytes + tokens * second.kv_bytes_per_token
+    return needed
 
 
 def _room(ground: Ground) -> int:
@@ -179,6 +217,10 @@ def _complete(ground: Ground, options: Options) -> Options:
     own = ground.default.get("threads", options.get("threads"))
     if "threads_batch" in options and options.get("threads") != own:
         found["threads_batch"] = options["threads_batch"]
+    draft = _draft(ground)
+    if draft is not None and options.get("spec_type") == DRAFTING:
+        found["model_draft"] = str(draft.gguf)
+        found["spec_draft_n_max"] = options.get("spec_draft_n_max", DRAFTED)
     slots, given = count(options, "n_parallel", 1), count(ground.default, "n_ctx", 0)
     if slots > 1 or given:
         each = _slot_tokens(ground, unified=bool(options.get("kv_unified", False)))
@@ -214,7 +256,13 @@ def _rules(ground: Ground) -> Sequence[Rule]:
             return "a quantised V cache needs flash attention"
         return None
 
-    return batches, slot_context, memory, quantised_values
+    def drafts(options: Options) -> str | None:
+        many = count(options, "spec_draft_n_max", DRAFTED)
+        if _draft(ground) is None or options.get("spec_type") == DRAFTING or many == DRAFTED:
+            return None
+        return "how many tokens are drafted matters only where a model drafts"
+
+    return batches, slot_context, memory, quantised_values, drafts
 
 
 def _seeds(ground: Ground) -> Sequence[Options]:
@@ -222,7 +270,9 @@ def _seeds(ground: Ground) -> Sequence[Options]:
     half = max(1, cores // 2)
     every: dict[str, Scalar] = {"n_parallel": busy}
     fewer: dict[str, Scalar] = {"threads": half, "threads_batch": half}
+    drafting: tuple[Options, ...] = ({**every, "spec_type": DRAFTING},) if _draft(ground) else ()
     return (
+        *drafting,
         every,
         {**every, **fewer},
         {**every, "n_ubatch": 128},
@@ -247,9 +297,8 @@ CATALOGUE = Catalogue(
         "cache_type_v": _cache_type("cache_type_v"),
         "n_gpu_layers": _gpu_layers,
         "spec_type": _speculation,
-        "model_draft": always(
-            RuledOut("model_draft", "which model to draft with is the user's to say")
-        ),
+        "model_draft": _drafter,
+        "spec_draft_n_max": _drafted,
     },
     rules=_rules,
     seeds=_seeds,

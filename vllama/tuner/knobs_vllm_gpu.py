@@ -57,7 +57,7 @@ def _kv_type(ground: Ground) -> Knob | RuledOut:
         return RuledOut("kv_cache_dtype", "this GPU does not compute in fp8")
     return Knob(
         "kv_cache_dtype", "categorical", ("auto", "fp8"), "auto",
-        "twice the tokens in the cache, and half the bytes to read for long contexts",
+        "twice the tokens in the cache, and half the bytes to read for long contexts", lossy=True,
     )  # fmt: skip
 
 

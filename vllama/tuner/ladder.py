@@ -16,7 +16,8 @@ from typing import Protocol
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
 from vllama.profile import Profile, Scalar
-from vllama.tuner import journal
+from vllama.tuner import accuracy, journal
+from vllama.tuner.accuracy import Gate, Listen
 from vllama.tuner.attempt import Clock, Doubt, Rung, attempt, judged, measured_on, noted
 from vllama.tuner.space import Knob, Space
 from vllama.tuner.study import Ask, Study
@@ -67,10 +68,14 @@ class Check(Protocol):
 
 @dataclass
 class Aids:
-    """What there is beside starts; and what asking the engine has cost so far."""
+    """What there is beside starts; and what asking the engine has cost so far.
+
+    `listen` hears how a running engine continues prompts, for the accuracy gate.
+    """
 
     check: Check | None = None
     steering: Steering | None = None
+    listen: Listen = accuracy.over_http
     checked: int = 0
     refused: int = 0
     check_s: float = 0.0
@@ -90,6 +95,10 @@ class Ladder:
         self._clock = clock
         self._aids = aids or Aids()
         self._unsteerable = 0
+        self._gate = None
+        if subject.accuracy is not None:
+            knobs = subject.space.knobs
+            self._gate = Gate(subject.accuracy, knobs, study.trials, self._aids.listen)
 
     async def climb(
         self, ask: Ask, doubt: Doubt, left_s: Callable[[], float]
@@ -108,8 +117,8 @@ class Ladder:
             if climbed:
                 return
         trial = await attempt(
-            self._bench, self._subject, ask, self._rungs, doubt, self._clock
-        )  # fmt: skip
+            self._bench, self._subject, ask, self._rungs, doubt, self._clock, self._gate
+        )
         yield replace(trial, effective=effective)
 
     async def _checked(self, ask: Ask) -> tuple[Trial | None, dict[str, Scalar]]:
@@ -162,11 +171,14 @@ class Ladder:
                 if not steering.steer(session, self._limits(ask.options)):
                     self._aids.steering = None
                     return
-                trial = await self._setting(session, ask, self._rungs, doubt, began)
+                trial = await self._setting(
+                    session, ask, self._rungs, doubt, began, gate=self._gate
+                )
+                heard = accuracy.figures(trial.facts)
                 yield replace(trial, effective=effective)
                 if trial.state != "failed":
                     async for other in self._others(session, ask, doubt, left_s):
-                        yield other
+                        yield replace(other, facts={**other.facts, **heard})
         except EngineFailed:
             self._unsteerable += 1
             if self._unsteerable > 1:
@@ -192,13 +204,16 @@ class Ladder:
                 return
 
     async def _setting(
-        self, session: Session, ask: Ask, rungs: Sequence[Rung], doubt: Doubt, began: float
-    ) -> Trial:
+        self, session: Session, ask: Ask, rungs: Sequence[Rung], doubt: Doubt, began: float,
+        gate: Gate | None = None,
+    ) -> Trial:  # fmt: skip
         trial = Trial(
             ask.number, ask.options, "failed", origin=ask.origin, start_s=session.start_s,
             facts={LIVE: 1}, command=tuple(session.endpoint.command), started_at=datetime.now(UTC),
         )  # fmt: skip
         try:
+            if gate is not None:
+                trial = await gate.passed(session, trial)
             measured, pruned = await measured_on(session, self._subject.workloads, rungs, doubt)
             trial = judged(replace(trial, measurements=measured), self._subject, pruned)
         except EngineFailed as failed:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vllama.bench.measurement import Measurement, Quantiles
-from vllama.profile import Profile, Scalar
-from vllama.tuner import finals
+from vllama.profile import ENGINE_VERSIONS, Profile, Scalar
+from vllama.tuner import accuracy, finals
 from vllama.tuner.finals import Block
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial, key, same_options
@@ -70,6 +70,7 @@ def _selected(
         measured = dict(trial.measurements)
     provenance: dict[str, Any] = {
         "study": subject.study,
+        ENGINE_VERSIONS: subject.default.engine_versions,
         "objective": subject.objective.name if name == "best" else name,
         "limits": [str(limit) for limit in subject.objective.limits],
         "workloads": [w.name for w in subject.workloads],
@@ -81,6 +82,9 @@ def _selected(
     if verdict.gain is not None and same_options(options, verdict.shown):
         gain = verdict.gain
         provenance["gain"] = {"metric": gain.metric, "ratio": gain.ratio, "ci95": gain.ci95}
+    alike = None if trial is None else accuracy.told(trial.facts, subject.accuracy)
+    if alike is not None:
+        provenance["accuracy"] = alike
     profile = replace(subject.profile(options, name), provenance=provenance)
     return Selected(profile, None if trial is None else trial.number, measured)
 

@@ -109,6 +109,7 @@ def build(
     default: Profile,
     load: Sequence[Workload],
     allow_lossy: bool = False,
+    draft: Model | None = None,
 ) -> Space:
     """What may be varied for `model` on `machine` under `load`.
 
@@ -118,8 +119,9 @@ def build(
     if engine not in _CATALOGUES:
         raise UsageError(f"'{engine}' cannot be tuned", f"These can: {', '.join(_CATALOGUES)}.")
     ground = Ground(
-        model, machine, engine, version, accepts, default.options, tuple(load), allow_lossy
-    )
+        model, machine, engine, version, accepts, default.options, tuple(load), allow_lossy,
+        draft,
+    )  # fmt: skip
     catalogue = _CATALOGUES[engine]
     made = [_make(name, catalogue, ground) for name in catalogue.makers]
     knobs = tuple(m for m in made if isinstance(m, Knob))

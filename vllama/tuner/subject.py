@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from vllama.bench.workload import Workload
 from vllama.profile import Profile, Scalar
+from vllama.tuner.accuracy import Text
 from vllama.tuner.objective import Objective
 from vllama.tuner.space import Space
 
@@ -16,12 +17,14 @@ class Subject:
     """A model on an engine on a machine, under loads, with a goal.
 
     `default` is the engine's own default profile; every other is it plus options of `space`.
+    `accuracy` is the text on which lossy options must answer as the default does.
     """
 
     default: Profile
     workloads: tuple[Workload, ...]
     objective: Objective
     space: Space
+    accuracy: Text | None = None
 
     def profile(self, options: dict[str, Scalar], name: str = "trial") -> Profile:
         """The profile that launches with `options` on top of the default's."""
@@ -38,8 +41,12 @@ class Subject:
         start = self.default
         goal = self.objective.name
         model = re.sub(r"[^A-Za-z0-9.]+", "-", start.model.rstrip("/").rpartition("/")[2])
+        draft = self.space.ground.draft
+        further = [] if self.accuracy is None else [self.accuracy.digest]
+        further += [] if draft is None else [draft.name]
         what = json.dumps(
             [
+                *further,
                 start.digest,
                 start.engine_version,
                 start.machine,

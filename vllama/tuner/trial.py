@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from vllama.bench.continuation import Continuation
 from vllama.bench.measurement import Measurement
 from vllama.profile import Scalar
 
@@ -32,7 +33,8 @@ class Trial:
     `infeasible` was measured and breaks a limit, `pruned` was stopped early because it could
     not win, `failed` never gave a measurement. `start_s` is what its start cost, `seconds`
     the whole trial. `origin` says who proposed it (`default`, `seed`, `search`, `control`, `live`).
-    `effective` are the values of the knobs that the engine said it would work with.
+    `effective` are the values of the knobs that the engine said it would work with. `said` is
+    how the default continued the text of the accuracy gate.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Trial:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     effective: Mapping[str, Scalar] = field(default_factory=dict)
+    said: tuple[Continuation, ...] = ()
 
     @property
     def complete(self) -> bool:
