@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import installed
 from tests.tuner.simulated import LOAD, MACHINE, OPTIONS, SimulatedBench, slots, subject
+from tests.tuner.test_ladder import Slots
 from vllama import gguf
 from vllama.bench import continuation
 from vllama.bench.continuation import Continuation
@@ -25,7 +26,7 @@ from vllama.tuner import accuracy, document, samplers, space, study
 from vllama.tuner.accuracy import FEWEST_COMPARED, PROMPTS, TOKENS, Gate, likeness, text
 from vllama.tuner.ladder import Aids
 from vllama.tuner.subject import Subject
-from vllama.tuner.trial import Trial
+from vllama.tuner.trial import LIVE, Trial
 from vllama.tuner.tuning import Budget, Tuning
 
 SAME = Continuation(("a",) * TOKENS, (-0.5,) * TOKENS)
@@ -48,7 +49,9 @@ def fastest_when_lossy(options: Mapping[str, Scalar]) -> float:
     return faster * (1000 + 50 * min(slots(options), 10))
 
 
-async def tuned(lossy_says: Continuation, default_says: Continuation = SAME) -> Tuning:
+async def tuned(
+    lossy_says: Continuation, default_says: Continuation = SAME, steering: Slots | None = None
+) -> Tuning:
     async def listen(session: Session, prompts: Sequence[str]) -> Sequence[Continuation]:
         is_lossy = "--cache_type_k=q8_0" in session.endpoint.command
         return [lossy_says if is_lossy else default_says] * len(prompts)
@@ -56,7 +59,7 @@ async def tuned(lossy_says: Continuation, default_says: Continuation = SAME) -> 
     bench, about = SimulatedBench(fastest_when_lossy), lossy_subject()
     sampler = samplers.make("tpe", about.space, 1, about.objective)
     with study.opened(study.MEMORY, about.study, about.space, about.objective, sampler) as kept:
-        aids = Aids(listen=listen)
+        aids = Aids(steering=steering, listen=listen)
         tuning = Tuning(kept, bench, about, MACHINE, Budget(20), bench.clock, aids)
         async for _ in tuning.run():
             pass
@@ -86,6 +89,20 @@ async def test_the_fastest_does_not_win_when_it_answers_otherwise() -> None:
     for chosen in tuning.selected().values():
         assert not is_lossy(chosen.profile.options)
         assert "accuracy" not in chosen.profile.provenance
+
+
+@pytest.mark.parametrize("says", [SAME, OTHER])
+async def test_of_settings_that_share_a_lossy_start_all_or_none_pass(says: Continuation) -> None:
+    tuning = await tuned(says, steering=Slots())
+    shared = [t for t in tuning.trials if is_lossy(t.options) and LIVE in t.facts]
+    siblings = [t for t in shared if not t.has_own_start]
+    assert shared
+    if says is SAME:
+        assert siblings
+        assert all(t.facts["accuracy_agreement"] == 1.0 for t in shared if t.measurements)
+    else:
+        assert not siblings
+        assert {t.failure.kind for t in shared if t.failure} == {"accuracy"}
 
 
 async def test_nothing_lossy_wins_where_the_default_says_nothing() -> None:
