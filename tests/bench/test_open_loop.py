@@ -3,13 +3,16 @@
 import asyncio
 import statistics
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from tests.bench.serving import Call, completes, scripted
+from vllama.bench import arrivals
 from vllama.bench.arrivals import Process, draw
 from vllama.bench.measurement import Run, Sample, summarize
 from vllama.bench.workload import Workload
+from vllama.errors import UsageError
 
 
 @pytest.mark.parametrize("process", ["constant", "poisson", "gamma", "bursts"])
@@ -68,3 +71,42 @@ def test_a_client_that_was_the_limit_makes_the_run_invalid() -> None:
     assert busy.suspect == ("invalid: the client was the limit, busy 97% of a core",)
     late = summarize(Run((sample,), 0, 1, client={"busy": 0.1, "lag_p99_s": 0.2}))
     assert "200.0 ms late" in late.suspect[0]
+
+
+def test_a_ramp_rises_over_the_window_and_is_drawn_before_the_run() -> None:
+    due = arrivals.ramp((2.0, 50.0), 10.0, 40.0, seed=3)
+    assert due == arrivals.ramp((2.0, 50.0), 10.0, 40.0, seed=3) == sorted(due)
+    count = [sum(a <= t < b for t in due) / (b - a) for a, b in ((0, 10), (28, 32), (50, 90))]
+    assert count == pytest.approx([2, 26, 50], rel=0.25)
+
+
+@pytest.mark.parametrize(
+    "text", ["3\n3.5\n7\n", "at,size\n3,1\n3.5,2\n7,1\n", '{"at_s": 3}\n{"at_s": 3.5}\n{"time": 7}']
+)
+def test_a_trace_keeps_its_gaps_and_comes_again(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "trace"
+    file.write_text(text)
+    assert arrivals.traced(file, 0.5, 12.0) == pytest.approx([0, 0.5, 4, 6, 6.5, 10])
+    assert arrivals.traced(file, 1.0, 3.0) == pytest.approx([0, 0.25, 2])
+
+
+@pytest.mark.parametrize("text", ["", "5\n", "5\n5\n", "1\nsoon\n", '{"x": 1}\n{"x": 2}'])
+def test_a_trace_without_times_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "trace"
+    file.write_text(text)
+    with pytest.raises(UsageError):
+        arrivals.trace(file)
+
+
+async def test_requests_arrive_as_the_trace_says(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    file.write_text("0\n0.02\n0.2\n0.22\n")
+    load = Workload(
+        "w", 20, 2, rate_per_s=4 / (0.22 * 4 / 3), duration_s=0.6, trace=str(file.absolute())
+    )
+    async with scripted(completes) as server, server.session() as session:
+        run = await session.observe(load)
+    due = sorted(s.scheduled_s for s in run.samples)
+    gaps = [b - a for a, b in pairwise(due)]
+    assert gaps[:3] == pytest.approx([0.02, 0.18, 0.02], abs=1e-6)
+    assert all(s.sent_s >= s.scheduled_s for s in run.samples)

@@ -5,6 +5,7 @@ of a request counts from the moment it was due.
 """
 
 import asyncio
+from pathlib import Path
 from time import perf_counter
 
 from vllama.bench import arrivals, replay
@@ -29,8 +30,8 @@ class OpenLoop:
         self._requests = requests
         self._window_s = duration_s(workload)
         self._warm_s = min(_WARM_UP_SHARE * self._window_s, _LONGEST_WARM_UP_S)
-        whole_s = self._warm_s + 2 * self._window_s
-        self._due = _due(workload, workload.rate_per_s, whole_s)[share.number :: share.of]
+        due = _due(workload, workload.rate_per_s, self._warm_s, self._window_s)
+        self._due = due[share.number :: share.of]
         self._log: list[Answered] = []
         self._open = 0
         self._start_s = 0.0
@@ -85,9 +86,15 @@ def duration_s(workload: Workload) -> float:
     return DEFAULT_DURATION_S
 
 
-def _due(workload: Workload, rate_per_s: float, whole_s: float) -> list[float]:
+def _due(workload: Workload, rate_per_s: float, warm_s: float, window_s: float) -> list[float]:
+    whole_s = warm_s + 2 * window_s
     if workload.replay:
         return replay.due(workload, whole_s)
+    if workload.trace:
+        return arrivals.traced(Path(workload.trace), rate_per_s, whole_s)
+    if workload.rate_to_per_s is not None:
+        rates = (rate_per_s, workload.rate_to_per_s)
+        return arrivals.ramp(rates, warm_s, window_s, seed=workload.seed)
     return arrivals.draw(
         workload.arrivals, rate_per_s, whole_s, cv=workload.cv, seed=workload.seed
     )  # fmt: skip

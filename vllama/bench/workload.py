@@ -28,6 +28,9 @@ class Workload:
     a JSONL file whose prompts are sent as they are. `replay` is a file of recorded traffic, of
     which each request has a length of its own; then the lengths here are means, the rate and
     shared prefix too, and `longest_...` tell of the longest prompt, and the longest with answer.
+
+    With `rate_to_per_s` the rate rises (or falls) evenly to that over the window. `trace` is a
+    file of the times at which requests arrive; they are stretched to the mean of `rate_per_s`.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Workload:
     longest_prompt_tokens: int = 0
     longest_tokens: int = 0
     replay: str = ""
+    rate_to_per_s: float | None = None
+    trace: str = ""
 
     def with_seed(self, seed: int) -> "Workload":
         """The same load with other prompts."""

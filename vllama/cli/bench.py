@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllama.cli import INTERRUPTED, baseline, keeping
+from vllama.cli import INTERRUPTED, baseline, bench_capacity, keeping
+from vllama.cli import bench_arrivals as arrival_options
 from vllama.errors import UsageError, VllamaError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--workload", action="append", default=[], metavar="NAME|FILE",
         help="a load; may be given again (sequential, concurrent-5, concurrent-50)")  # fmt: skip
     add("--concurrency", type=_numbers, metavar="N,N...", help="each load with so many in flight")
-    add("--rate", type=float, metavar="R", help="open loop: R requests/s, whatever happens")
+    arrival_options.arguments(parser)
     add("--requests", type=_positive, metavar="N", help="of each load, on each target")
     add("--duration", metavar="TIME", help="of each load, on each target, such as 30s")
     add("--prompt-tokens", type=_positive, metavar="N")
@@ -54,6 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, metavar="N", help="processes that send (by the load; 0: this one)")
     add("--out", type=Path, metavar="FILE", help="write what a later --baseline reads")
     add("--json", action="store_true", help="one JSON document on stdout")
+    bench_capacity.arguments(parser)
     baseline.arguments(parser)
     keeping.arguments(parser)
 
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         for line in plan.said:
             print(line, file=sys.stderr, flush=True)
-    outcome = _measure(plan, args)
+    outcome = _measure(plan, args, bench_capacity.prepare(args) if args.capacity else None)
     return _report(plan, outcome, args, old)
 
 
@@ -81,14 +83,15 @@ class _Outcome:
     ended_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     interrupted: bool = False
     failure: VllamaError | None = None
+    capacities: bench_capacity.Found | None = None
 
 
-def _measure(plan: Plan, args: argparse.Namespace) -> _Outcome:
+def _measure(plan: Plan, args: argparse.Namespace, wanted: bench_capacity.Found | None) -> _Outcome:
     from vllama.bench import selftest
     from vllama.bench.wire import run_fast
     from vllama.cli import bench_lines
 
-    outcome = _Outcome(plan.contest)
+    outcome = _Outcome(plan.contest, capacities=wanted)
     total = len(plan.contest.targets) * len(plan.contest.workloads)
     total *= plan.contest.blocks * plan.contest.starts
 
@@ -97,6 +100,9 @@ def _measure(plan: Plan, args: argparse.Namespace) -> _Outcome:
         contest.client = await selftest.proven(contest.client)
         if not args.quiet:
             print(bench_lines.client(contest.client), file=sys.stderr, flush=True)
+        if wanted is not None:
+            await bench_capacity.search(plan, wanted, quiet=args.quiet)
+            return
         async with aclosing(plan.contest.run()) as blocks:
             async for block in blocks:
                 outcome.blocks.append(block)
@@ -110,6 +116,8 @@ def _measure(plan: Plan, args: argparse.Namespace) -> _Outcome:
         outcome.interrupted = True
     except VllamaError as error:
         outcome.failure = error
+    if wanted is not None:
+        outcome.blocks += wanted.blocks
     if plan.contest.partial is not None:
         outcome.blocks.append(plan.contest.partial)
     outcome.ended_at = datetime.now(UTC)
@@ -129,7 +137,9 @@ def _report(
         return INTERRUPTED
     _keep(plan, outcome, args)
     found = verdicts.results(outcome.blocks)
-    judged = [v for pair in plan.pairs for v in verdicts.verdicts(found, *pair)]
+    # What each target holds at its own capacity is not the same work.
+    pairs = () if outcome.capacities else plan.pairs
+    judged = [v for pair in pairs for v in verdicts.verdicts(found, *pair)]
     document = bench_document.document(plan, outcome.contest, found, judged)
     command = shlex.join(["vllama", *sys.argv[1:]])
     document |= {"command": command, "interrupted": outcome.interrupted}
@@ -137,6 +147,9 @@ def _report(
     document |= {"ended_at": outcome.ended_at.isoformat()}
     document |= _beside_ollama(document, judged) if args.vs_ollama else {}
     print(bench_lines.tables(found, judged, document), file=sys.stderr)
+    if outcome.capacities:
+        document["capacities"] = outcome.capacities.to_json()
+        print(bench_capacity.lines(outcome.capacities), file=sys.stderr)
     whole = not outcome.interrupted and outcome.failure is None
     code = baseline.judge(document, old, args) if old and whole else 0
     if not old:
@@ -175,6 +188,7 @@ def _keep(plan: Plan, outcome: _Outcome, args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    bench_capacity.check(args)
     if not args.model and not args.url:
         raise UsageError(
             "what shall be measured?", "Name a model to launch, or a server with --url."
@@ -183,8 +197,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--profile and --engine are for what is launched here, not for a --url")
     if args.requests and args.duration:
         raise UsageError("either --requests or --duration")
-    if args.rate is not None and args.rate <= 0:
-        raise UsageError("--rate must be above 0")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

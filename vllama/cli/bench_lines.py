@@ -105,6 +105,9 @@ def _doubts(found: Sequence[Result]) -> list[str]:
         if m.failures:
             kinds = ", ".join(f"{count} {kind}" for kind, count in m.failures.items())
             lines.append(f"failed: {who}: {kinds}")
+        if m.good_share is not None and m.goodput_per_s is not None:
+            kept = f"{100 * m.good_share:.3g} % of the requests kept every limit"
+            lines.append(f"goodput: {who}: {kept}, {m.goodput_per_s:.2f} req/s")
         lines += [f"suspect: {who}: {doubt}" for doubt in m.suspect]
     return lines
 

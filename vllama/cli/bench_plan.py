@@ -14,7 +14,7 @@ from vllama.bench.contest import Contest, Target
 from vllama.bench.wire import Client
 from vllama.bench.workload import Workload
 from vllama.cli import baseline as gate
-from vllama.cli import bench_ollama
+from vllama.cli import bench_arrivals, bench_capacity, bench_ollama
 from vllama.engines import choose, engine
 from vllama.engines.attached import Attached
 from vllama.engines.engine import Engine
@@ -149,7 +149,10 @@ def _loads(args: argparse.Namespace, traffic: Path, model: str) -> list[Workload
         loads = [workloads.closed(n, w) for w in first for n in args.concurrency]
     if args.vs_ollama:
         loads = bench_ollama.with_alone(loads, workloads.named("sequential-short")[0])
-    changed = [_overridden(w, args) for w in loads]
+    limits = bench_capacity.limits(args)
+    changed = [
+        bench_capacity.limited(_overridden(w, args), limits, searched=args.capacity) for w in loads
+    ]
     return list({w.name: w for w in changed}.values())
 
 
@@ -161,12 +164,11 @@ def _overridden(workload: Workload, args: argparse.Namespace) -> Workload:
         changes["output_tokens"] = args.output_tokens
     if args.stream is not None:
         changes["stream"] = args.stream
-    if args.rate:
-        changes["rate_per_s"] = args.rate
+    changes |= bench_arrivals.changes(args)
     if changes and workload.replay:
         raise UsageError(
             "recorded traffic has lengths and times of its own",
-            "Leave out --prompt-tokens, --output-tokens, --rate and --stream.",
+            "Leave out --prompt-tokens, --output-tokens, --rate, --arrivals and --stream.",
         )
     changed = replace(workload, **changes)
     return changed if changed == workload else replace(changed, name=_told(changed))
@@ -174,7 +176,7 @@ def _overridden(workload: Workload, args: argparse.Namespace) -> Workload:
 
 def _told(load: Workload) -> str:
     """A name that says what was asked for, where it is no longer the built-in's."""
-    flow = f"rate-{load.rate_per_s:g}" if load.rate_per_s else f"concurrent-{load.concurrency}"
+    flow = bench_arrivals.told(load) if load.rate_per_s else f"concurrent-{load.concurrency}"
     name = f"{flow}-{load.prompt_tokens}in-{load.output_tokens}out"
     return name if load.stream else name + workloads.WHOLE
 
@@ -187,6 +189,8 @@ def _sized(workload: Workload, args: argparse.Namespace, parts: int) -> Workload
         except ValueError as error:
             raise UsageError(f"--duration: {error}", "Write it like 30s or 2m.") from error
         return replace(workload, requests=None, duration_s=total_s / parts)
+    if workload.trace and not args.requests:
+        return workload  # half a trace is another load
     total = args.requests or workload.requests
     if total is None and workload.duration_s is not None:
         return replace(workload, duration_s=workload.duration_s / parts)

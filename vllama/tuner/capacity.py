@@ -5,20 +5,19 @@ It stands before a bench as a bench. What it measures of a workload is the highe
 limits together, 99 % of the requests in 99 % of the time, others as quantiles of the run.
 """
 
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from vllama.bench.capacity import NEAR, PROBES, at, following, level_of
 from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Fronted
 from vllama.bench.workload import Workload
 from vllama.profile import Profile
 from vllama.tuner.objective import Objective
 
-PROBES = 8
-NEAR = 1.05
+__all__ = ["LEVEL", "NEAR", "PROBES", "CapacityBench", "CapacitySession", "over"]
 # Under which name the level that held is kept with a measurement's counters.
 LEVEL = "capacity_level"
 _SHORTEST_S = 2.0
@@ -58,14 +57,14 @@ class CapacitySession(Fronted):
         """
         held: tuple[float, Measurement] | None = None
         broke: tuple[float, Measurement] | None = None
-        level, began = _level(workload), time.monotonic()
+        level, began = level_of(workload), time.monotonic()
         for _ in range(PROBES):
             measured = await self._probe(workload, level)
             if self.objective.holds({workload.name: measured}):
                 held = level, measured
             else:
                 broke = level, measured
-            found = _next(workload, held and held[0], broke and broke[0])
+            found = following(workload, held and held[0], broke and broke[0])
             late_s = time.monotonic() - began
             if found is None or late_s > 2 * (workload.duration_s or 0.0) + _GRACE_S:
                 break
@@ -80,29 +79,5 @@ class CapacitySession(Fronted):
             for s in self.objective.limits
             if s.quantile == "p99" and s.metric in ("ttft", "tpot", "e2e")
         )
-        load = replace(_at(workload, level), requests=None, duration_s=seconds, slo=limits)
+        load = replace(at(workload, level), requests=None, duration_s=seconds, slo=limits)
         return await self.session.measure(load)
-
-
-def _level(workload: Workload) -> float:
-    return workload.rate_per_s or float(workload.concurrency)
-
-
-def _at(workload: Workload, level: float) -> Workload:
-    if workload.rate_per_s:
-        return replace(workload, rate_per_s=level)
-    return replace(workload, concurrency=round(level))
-
-
-def _next(workload: Workload, held: float | None, broke: float | None) -> float | None:
-    """Where to look next; None when the answer is near enough."""
-    whole = not workload.rate_per_s
-    if held is None:
-        lower = (broke or 1.0) / 2
-        return None if whole and lower < 1 else float(round(lower)) if whole else lower
-    if broke is None:
-        return 2 * held
-    if broke <= NEAR * held or (whole and broke - held <= 1):
-        return None
-    middle = math.sqrt(held * broke)
-    return float(min(max(round(middle), held + 1), broke - 1)) if whole else middle
