@@ -226,4 +226,7 @@ async def test_every_sampler_searches(sampler: str) -> None:
     with opened(study.MEMORY, about, sampler) as kept:
         tuning = Tuning(kept, bench, about, MACHINE, Budget(12), bench.clock)
         events = [e async for e in tuning.run() if isinstance(e, Trial)]
-    assert len({key(e.options) for e in events if e.origin != "control"}) == 12
+    tried = [key(e.options) for e in events if e.origin != "control"]
+    assert len(set(tried)) == len(tried)
+    # Ours may be sure earlier that nothing better is left.
+    assert len(tried) == 12 or (sampler == "gp" and "nothing that is left" in tuning.stopped)

@@ -110,7 +110,7 @@ class Search:
         if all(look.possible_gain < 0 for look in looks):
             return "nothing that is left can be better than the best"
         if all(look.expected_gain < WORTH for look in looks):
-            return f"no trial promises {WORTH:.1%} more, {ASKS} times in a row"
+            return f"no trial promises {WORTH:.2%} more, {ASKS} times in a row"
         return ""
 
     def _doubt(self) -> Doubt:
