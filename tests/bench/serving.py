@@ -59,6 +59,7 @@ class Scripted:
     in_flight: int = 0
     most_in_flight: int = 0
 
+    stop_listening: Callable[[], None] = lambda: None
     _watchers: list[tuple[int, asyncio.Event]] = field(default_factory=list)
 
     def note(self, call: Call) -> None:
@@ -114,6 +115,7 @@ async def scripted(answer: Answer) -> AsyncIterator[Scripted]:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     state.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    state.stop_listening = server.close
     try:
         yield state
     finally:

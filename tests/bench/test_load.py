@@ -128,6 +128,47 @@ async def test_a_failure_is_named_and_never_counted_as_fast(kind: str) -> None:
     assert shown.output_tokens == shown.completed * 8
 
 
+async def test_a_server_that_refuses_in_the_middle_of_a_load_is_named_so() -> None:
+    count = 0
+
+    async def dies(call: Call) -> None:
+        nonlocal count
+        count += bool(call.body.get("stream"))
+        if count < 12:
+            return await completes(call)
+        server.stop_listening()
+        return call.writer.transport.abort()
+
+    async with scripted(dies) as server, server.session() as session:
+        shown = await session.measure(LOAD)
+    assert set(shown.failures) <= {"refused", "reset"}
+    assert shown.failures["refused"] >= 2
+    assert (shown.completed + shown.failed, shown.output_tokens) == (12, 8 * shown.completed)
+    assert shown.completed > 0
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_heeded_and_the_wait_is_nobodys_latency(status: int) -> None:
+    came = 0
+
+    async def busy_once(call: Call) -> None:
+        nonlocal came
+        if not call.body.get("stream"):
+            return await completes(call)
+        came += 1
+        if came == 8:
+            return call.whole({"error": "busy"}, status, "retry-after: 1")
+        return await completes(call)
+
+    async with scripted(busy_once) as server, server.session() as session:
+        run = await session.observe(replace(LOAD, concurrency=1))
+    assert summarize(run).failures == {f"http-{status}": 1}
+    failed = next(i for i, s in enumerate(run.samples) if s.error is not None)
+    # The next one leaves after what the server asked for, and its times count from then.
+    assert run.samples[failed + 1].sent_s - run.samples[failed].end_s >= 1.0
+    assert run.samples[failed + 1].sent_s - run.samples[failed + 1].scheduled_s < 0.5
+
+
 async def test_usage_that_lies_makes_the_run_suspect() -> None:
     async def lies(call: Call) -> None:
         if not call.body.get("stream"):

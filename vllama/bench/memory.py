@@ -49,12 +49,12 @@ async def _sample(pids: Sequence[int], peak: Peak) -> None:
 
 def used(pids: Sequence[int]) -> int | None:
     """Bytes that these processes and their children use now."""
-    family = _family(pids)
-    on_cards = _on_cards({p.pid for p in family})
+    ours = family(pids)
+    on_cards = _on_cards({p.pid for p in ours})
     if on_cards:
         return on_cards
     total = 0
-    for process in family:
+    for process in ours:
         try:
             total += process.memory_info().rss
         except psutil.Error:
@@ -62,7 +62,8 @@ def used(pids: Sequence[int]) -> int | None:
     return total or None
 
 
-def _family(pids: Sequence[int]) -> list[psutil.Process]:
+def family(pids: Sequence[int]) -> list[psutil.Process]:
+    """These processes and all below them, as far as they are there."""
     found: dict[int, psutil.Process] = {}
     for pid in pids:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from vllama.bench import counters, crew, open_loop
+from vllama.bench import counters, crew, energy, open_loop, steady
 from vllama.bench.connection import Connection
 from vllama.bench.crew import Crew, Task
 from vllama.bench.dialect import Dialect
@@ -202,7 +202,9 @@ class LiveSession:
         prompts = given or await self.connection.prompts(workload.kind)
         before = await self.connection.counters()
         loop = self._loop(dialect, prompts, workload, alone=alone)
-        async with watched(self.endpoint.life.pids) as peak, watched_clock() as probe:
+        pids = self.endpoint.life.pids
+        energy_before = await asyncio.to_thread(energy.counted, pids)
+        async with watched(pids) as peak, watched_clock() as probe:
             try:
                 with quiet_collector():
                     run = await loop.run()
@@ -210,12 +212,17 @@ class LiveSession:
                 so_far = loop.result()
                 self.cut_off = so_far if any(s.measured for s in so_far.samples) else None
                 raise
+        energy_after = await asyncio.to_thread(energy.counted, pids)
         counted = counters.between(before, await self.connection.counters())
-        doubt = counters.doubt(counted, workload.prompt_tokens, _shared_tokens(workload))
+        counted |= energy.between(energy_before, energy_after, run)
+        doubts = (
+            counters.doubt(counted, workload.prompt_tokens, _shared_tokens(workload)),
+            steady.doubt(run, workload),
+        )
         return replace(
             run,
             counters=counted,
-            suspect=(doubt,) if doubt else (),
+            suspect=tuple(filter(None, doubts)),
             peak_memory_bytes=peak.highest_bytes,
             slo=workload.slo,
             client=self._client_figures(run, probe),
