@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.codes:
             return self._json(self.hub.codes.pop(0), {"error": "not now"})
         info = re.match(r"/api/models/([^/]+/[^/?]+)(?:/revision/([^/?]+))?", self.path)
-        file = re.match(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)", self.path)
+        file = re.match(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)", self.path)
         match = info or file
         if match is None or match[1] not in self.hub.repositories:
             return self._error(401, "RepoNotFound")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from vllama.bench import replay
+from vllama.bench import hub_dataset, replay
 from vllama.bench.dataset import texts
 from vllama.bench.workload import Workload
 from vllama.errors import UsageError
+from vllama.settings import Settings
 from vllama.traffic import read
 
 LENGTHS = {"short": 50, "long": 500}
@@ -39,19 +40,25 @@ def named(
         return tuple(_matrix())
     if text in known:
         return (known[text],)
+    if text.startswith(hub_dataset.PREFIX):
+        return (_prompts(hub_dataset.fetch(text, Settings.from_environment())),)
     path = Path(text)
     if path.suffix == ".jsonl":
-        texts(path)
-        load = Workload(path.stem, 0, OUTPUT_TOKENS, 8, kind="chat", dataset=str(path.absolute()))
-        return (load,)
+        return (_prompts(path),)
     if path.suffix == ".json" or path.is_file():
         return from_file(path)
     raise UsageError(
         f"no workload is called '{text}'",
         f"There are: matrix, observed, {', '.join(n for n in known if not n.endswith(WHOLE))}; "
         f"each of the sequential and concurrent ones also with '{WHOLE}'; "
-        "or a JSON file of workloads, or a JSONL file of prompts.",
+        "or a JSON file of workloads, a JSONL file of prompts, or one of the hub: "
+        "hub:owner/name/file.jsonl.",
     )
+
+
+def _prompts(path: Path) -> Workload:
+    texts(path)
+    return Workload(path.stem, 0, OUTPUT_TOKENS, 8, kind="chat", dataset=str(path.absolute()))
 
 
 def builtin() -> dict[str, Workload]:

@@ -40,7 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--ollama-model", metavar="NAME", help="the model's name there (the same weights)")
     add("--ollama-import", action="store_true", help="give Ollama the GGUF file that is measured")
     add("--workload", action="append", default=[], metavar="NAME|FILE",
-        help="a load; may be given again (sequential, concurrent-5, concurrent-50)")  # fmt: skip
+        help="a load, also hub:OWNER/NAME/FILE.jsonl; may be given again "
+             "(sequential, concurrent-5, concurrent-50)")  # fmt: skip
     add("--concurrency", type=_numbers, metavar="N,N...", help="each load with so many in flight")
     arrival_options.arguments(parser)
     add("--requests", type=_positive, metavar="N", help="of each load, on each target")

@@ -177,7 +177,8 @@ def _overridden(workload: Workload, args: argparse.Namespace) -> Workload:
 def _told(load: Workload) -> str:
     """A name that says what was asked for, where it is no longer the built-in's."""
     flow = bench_arrivals.told(load) if load.rate_per_s else f"concurrent-{load.concurrency}"
-    name = f"{flow}-{load.prompt_tokens}in-{load.output_tokens}out"
+    length = Path(load.dataset).stem if load.dataset else f"{load.prompt_tokens}in"
+    name = f"{flow}-{length}-{load.output_tokens}out"
     return name if load.stream else name + workloads.WHOLE
 
 
