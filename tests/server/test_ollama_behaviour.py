@@ -122,10 +122,14 @@ async def test_a_suffix_is_filled_in_by_the_models_template(ollama_like: House) 
     assert answer["eval_count"] == 5
 
 
-async def test_the_name_in_any_case_and_with_tag_works_and_is_echoed(ollama_like: House) -> None:
-    for name in ("M", "m:latest", "m:LATEST"):
+async def test_the_name_in_any_case_and_with_tag_works_and_is_echoed(
+    ollama_like: House,
+) -> None:
+    for name in ("m", "M", "m:latest", "m:LATEST"):
         answer = await ask(ollama_like, "generate", model=name, prompt="x", options=FEW)
         assert answer["model"] == name
+    assert [each.name for each in ollama_like.pool.loaded()].count("m") == 1
+    assert not [each for each in ollama_like.pool.loaded() if each.name in ("M", "m:LATEST")]
 
 
 async def test_field_names_match_whatever_their_case(ollama_like: House) -> None:

@@ -33,9 +33,11 @@ class Models:
         self._settings = settings
         self._cards: dict[str, tuple[float, Card]] = {}
         self._keys: dict[str, str] = {}
+        # What a model of the store was first called here: one engine serves all spellings.
+        self._spelt: dict[str, str] = {}
 
     def key(self, name: str) -> str:
-        """What to lease for a name.
+        """What to lease for a name; the same for all spellings whose `card` has been read.
 
         Raises:
             Refusal: it is no name; `invalid model name`.
@@ -75,6 +77,8 @@ class Models:
         except (ModelNotFound, UsageError):
             raise ModelNotFound(name) from None
         self._cards[key] = (time.monotonic(), card)
+        if names.same(key, card.name) and name in self._keys:
+            self._keys[name] = self._spelt.setdefault(card.name, key)
         return card
 
     async def all(self) -> list[Card]:
