@@ -3,7 +3,7 @@
 VENV    ?= .venv
 PY      := $(VENV)/bin/python
 UV      := $(VENV)/bin/uv
-ENGINE  ?= auto
+ENGINE  ?=
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INPUTS  := pyproject.toml constraints.txt overrides.txt
 INSTALL := $(UV) pip install --quiet --python $(PY) --constraint constraints.txt --overrides overrides.txt
@@ -32,7 +32,7 @@ $(VENV)/.vllm: $(VENV)/.base
 install: $(VENV)/.base  ## vllama and llama.cpp into .venv
 
 demo: $(VENV)/.base $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## tune, compare and serve a tiny model (ENGINE=vllm for vLLM)
-	@$(PY) examples/demo.py --engine $(ENGINE)
+	@$(PY) examples/demo.py $(if $(ENGINE),--engine $(ENGINE))
 
 check: $(VENV)/.dev  ## lint, types, the layer test
 	$(VENV)/bin/ruff check .
@@ -60,7 +60,7 @@ bench-tuner: $(VENV)/.dev  ## how near the best the tuner comes, in how many sta
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.tuner
 
 bench-tuner-real: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## the tuner against a whole grid of a real engine, here (ENGINE=vllm: half an hour)
-	$(PY) -m benchmarks.tuner.real --engine $(if $(filter auto,$(ENGINE)),llamacpp,$(ENGINE))
+	$(PY) -m benchmarks.tuner.real --engine $(or $(ENGINE),llamacpp)
 
 bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)
 	$(PY) -m benchmarks.client

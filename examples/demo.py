@@ -24,19 +24,22 @@ WORKLOAD = "concurrent-10"
 def main() -> int:
     """Run all of it; 0 when all of it worked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", default="auto", choices=["auto", "vllm", "llamacpp"])
+    parser.add_argument(
+        "--engine", choices=["vllm", "llamacpp"], help="the usual one of this machine"
+    )
     engine = parser.parse_args().engine
+    chosen = ("--engine", engine) if engine else ()
     started = time.monotonic()
     shutil.rmtree(HERE, ignore_errors=True)
     HERE.mkdir()
     os.environ["VLLAMA_HOME"] = str(HERE / "home")
 
     vllama("toy-model", MODEL, "--parameters", "4M")
-    load = ("--engine", engine, "--workload", WORKLOAD)
+    load = (*chosen, "--workload", WORKLOAD)
     vllama("tune", MODEL, *load, "--trials", 8, "--json", save=HERE / "tune.json")
     sides = ("--profile", "best", "--profile", "default", "--requests", 120)
     vllama("bench", MODEL, *load, *sides, "--json", save=HERE / "bench.json")
-    ask_served_model(engine)
+    ask_served_model(chosen)
     vllama("report", HERE / "tune.json", HERE / "bench.json", "--html", HERE / "report.html")
     print(f"\nDone in {time.monotonic() - started:.0f} s. The report: {HERE / 'report.html'}")
     return 0
@@ -59,9 +62,9 @@ def shown(words: tuple[object, ...], save: Path | None = None) -> list[str]:
     return [sys.executable, "-m", "vllama", *texts]
 
 
-def ask_served_model(engine: str) -> None:
+def ask_served_model(chosen: tuple[str, ...]) -> None:
     """Serve the tuned model, and ask it as any Ollama client would."""
-    command = shown(("serve", MODEL, "--engine", engine, "--profile", "best", "--port", 0))
+    command = shown(("serve", MODEL, *chosen, "--profile", "best", "--port", 0))
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None

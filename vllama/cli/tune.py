@@ -31,7 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="a hub repository, folder, GGUF file or Ollama name")
-    add("--engine", default="auto", help="auto, vllm or llamacpp (auto)")
+    add("--engine",
+        help="vllm, llamacpp, or auto: tune every engine that can serve the model, and keep the "
+             "better (the usual one of this machine)")  # fmt: skip
     add("--workload", action="append", metavar="NAME|FILE",
         help="the load to tune for, or `observed`: what came to `serve --observe`; "
              f"may be given again ({DEFAULT_WORKLOAD})")  # fmt: skip
@@ -122,7 +124,7 @@ def _prepare(args: argparse.Namespace, settings: Settings, chosen: Choice | None
         for w in workloads.named(name, settings.home / "traffic", model.name, paced=paced)
     )  # fmt: skip
     jobs.check(args.jobs, machine)
-    choice = chosen or choose(model, machine, settings, args.engine)
+    choice = chosen or choose(model, machine, settings, args.engine or "auto")
     engine = choice.engine
     default = engine.default(model, machine)
     if args.dummy_weights:
@@ -262,7 +264,7 @@ def _keep(tuning: Tuning, plan: _Plan, args: argparse.Namespace) -> Outcome:
 
 def _command(args: argparse.Namespace) -> str:
     """The command line that gives this again."""
-    words = ["vllama", "tune", args.model, "--engine", args.engine]
+    words = ["vllama", "tune", args.model, *(["--engine", args.engine] if args.engine else [])]
     for name in args.workload or ():
         words += ["--workload", name]
     for limit in args.slo:

@@ -38,7 +38,7 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--fresh would forget what the others have done", "Leave it out here.")
     if args.storage and "://" not in args.storage:
         raise UsageError("--storage is a URL", "For a file: sqlite:////absolute/path.db")
-    if args.storage and args.engine == "auto":
+    if args.storage and args.engine in (None, "auto"):
         raise UsageError("--storage needs --engine vllm or llamacpp", "A study is of one engine.")
 
 

@@ -35,14 +35,16 @@ def select(
     for goal in GOALS:
         other = replace(subject, objective=subject.objective.named(goal))
         judged = judge(other, trials, blocks)
-        chosen[goal] = (_believed(other, trials, judged), judged)
+        chosen[goal] = (_believed(other, trials, blocks, judged), judged)
     return {
         name: _selected(subject, name, options, judged, trials, blocks)
         for name, (options, judged) in chosen.items()
     }
 
 
-def _believed(subject: Subject, trials: Sequence[Trial], verdict: Verdict) -> dict[str, Scalar]:
+def _believed(
+    subject: Subject, trials: Sequence[Trial], blocks: Sequence[Block], verdict: Verdict
+) -> dict[str, Scalar]:
     """The finals are for the objective asked for: another goal's best may not have been there."""
     complete = [t for t in trials if t.complete]
     base = next((t for t in complete if not t.options), None)
@@ -51,8 +53,9 @@ def _believed(subject: Subject, trials: Sequence[Trial], verdict: Verdict) -> di
         return verdict.options
     if subject.objective.ratio(best.measurements, base.measurements) < UNPROVEN_MARGIN:
         return verdict.options if verdict.proven else {}
-    in_finals = verdict.proven and same_options(best.options, verdict.shown)
-    return verdict.options if in_finals else dict(best.options)
+    # What the search liked best may have been there, and have lost.
+    in_finals = any(same_options(best.options, block.options) for block in blocks)
+    return verdict.options if verdict.proven and in_finals else dict(best.options)
 
 
 def _selected(
