@@ -36,7 +36,9 @@ def main() -> int:
 
     vllama("toy-model", MODEL, "--parameters", "4M")
     load = (*chosen, "--workload", WORKLOAD)
-    vllama("tune", MODEL, *load, "--trials", 8, "--json", save=HERE / "tune.json")
+    # More settings on each start would take vLLM on a processor beyond twenty minutes.
+    quick = ("--no-live",) if engine == "vllm" else ()
+    vllama("tune", MODEL, *load, "--trials", 8, *quick, "--json", save=HERE / "tune.json")
     sides = ("--profile", "best", "--profile", "default", "--requests", 120)
     vllama("bench", MODEL, *load, *sides, "--json", save=HERE / "bench.json")
     ask_served_model(chosen)
