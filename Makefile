@@ -59,7 +59,7 @@ bench-proxy: $(VENV)/.dev  ## what vllama costs between client and engine, next 
 bench-tuner: $(VENV)/.dev  ## how near the best the tuner comes, in how many starts (writes results/tuner)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.tuner
 
-bench-tuner-real: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## the tuner against a whole grid of a real engine, here (ENGINE=vllm: half an hour)
+bench-tuner-real: $(VENV)/.dev $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)  ## the tuner against a whole grid of a real engine, here (ENGINE=vllm for vLLM)
 	$(PY) -m benchmarks.tuner.real --engine $(or $(ENGINE),llamacpp)
 
 bench-client: $(VENV)/.dev  ## is the load generator ever the limit? (targets in docs/benchmarking.md)

@@ -1,14 +1,13 @@
 """A bench that starts several engines together and lets one at a time be measured."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from vllama.bench.measurement import Measurement
-from vllama.bench.rig import Bench, Session
+from vllama.bench.rig import Bench, Fronted
 from vllama.bench.workload import Workload
-from vllama.engines.engine import Endpoint, Fact
 from vllama.profile import Profile
 
 
@@ -42,21 +41,8 @@ class SideBySide:
 
 
 @dataclass(frozen=True, slots=True)
-class _InTurn:
-    session: Session
+class _InTurn(Fronted):
     turn: asyncio.Lock
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self.session.endpoint
-
-    @property
-    def facts(self) -> Mapping[str, Fact]:
-        return self.session.facts
-
-    @property
-    def start_s(self) -> float:
-        return self.session.start_s
 
     async def measure(self, workload: Workload) -> Measurement:
         async with self.turn:
