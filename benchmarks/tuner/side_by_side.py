@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from vllama.bench.measurement import Measurement
-from vllama.bench.rig import Bench, Fronted
+from vllama.bench.rig import Bench, Fronted, Session
 from vllama.bench.workload import Workload
 from vllama.profile import Profile
 
