@@ -19,6 +19,11 @@ MAY_IMPORT = {
     "server": NOUNS | {"engines", "server"},
     "cli": NOUNS | {"engines", "bench", "results", "tuner", "server", "cli"},
 }
+# Rooms within the server, lowest floor first: each may import itself and those before it.
+SERVER_FLOORS = [
+    {"lifecycle"}, {"relay"}, {"translation"}, {"telemetry", "web"}, {"ollama"},
+    {"openai", "anthropic"}, {"app"}, {"workers"},
+]  # fmt: skip
 HEAVY = {"pandas", "matplotlib", "optuna", "fastapi", "uvicorn", "httpx", "scipy", "numpy"}
 
 
@@ -51,6 +56,20 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or not p.name
 def test_a_room_imports_only_what_lies_below_it(path: Path) -> None:
     forbidden = imported_rooms(path) - MAY_IMPORT[room_of(path)]
     assert not forbidden, f"{path.relative_to(ROOT)} may not import {sorted(forbidden)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "server").rglob("[!_]*.py")), ids=lambda p: p.name)
+def test_a_room_of_the_server_imports_only_what_lies_below_it(path: Path) -> None:
+    parts = path.relative_to(ROOT / "server").parts
+    own = parts[0].removesuffix(".py")
+    floor = next(n for n, rooms in enumerate(SERVER_FLOORS) if own in rooms)
+    below = {own}.union(*SERVER_FLOORS[:floor])
+    imported = {
+        node.module.removeprefix("vllama.server.").split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vllama.server.")
+    }
+    assert imported <= below, f"{path.name} may not import {sorted(imported - below)}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").rglob("*.py")), ids=lambda p: p.name)

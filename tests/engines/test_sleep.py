@@ -25,8 +25,8 @@ from vllama.engines.vllm_inside.vllama_sleep import Gate, Receive, Scope, Send
 from vllama.engines.vllm_installed import Installed
 from vllama.machine import Machine
 from vllama.profile import Profile
-from vllama.server.catalogue import Catalogue
-from vllama.server.launch import Launcher
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.launch import Launcher
 from vllama.settings import Settings
 from vllama.shelf import Shelf
 

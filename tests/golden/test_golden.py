@@ -14,8 +14,8 @@ from tests.golden import exceptions, table
 from tests.golden.compare import RECORDINGS, Recording, differences, recordings, replay
 from tests.server.house import Small, create, serving
 from vllama.machine import Machine
-from vllama.server.catalogue import Catalogue
-from vllama.server.launch import Launcher
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.launch import Launcher
 
 pytestmark = pytest.mark.llamacpp
 FOLDER = Path(os.environ.get("VLLAMA_GOLDEN", RECORDINGS))

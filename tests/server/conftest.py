@@ -9,8 +9,8 @@ from tests.conftest import isolated
 from tests.server.faults import Outages, Simulated
 from tests.server.house import House, Small, create, serving
 from vllama.machine import Machine
-from vllama.server.catalogue import Catalogue
-from vllama.server.launch import Launcher
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.launch import Launcher
 from vllama.settings import Settings
 
 TOOLS_AND_THINKING = (

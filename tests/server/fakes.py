@@ -11,7 +11,7 @@ from vllama.errors import EngineFailed, ModelNotFound
 from vllama.machine import Machine
 from vllama.model import Model
 from vllama.profile import Profile
-from vllama.server.plan import Plan, Start
+from vllama.server.lifecycle.plan import Plan, Start
 
 Handler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -16,10 +16,10 @@ from vllama.machine import Machine
 from vllama.model import Model
 from vllama.profile import Profile
 from vllama.server.app import create_app
-from vllama.server.catalogue import Catalogue
-from vllama.server.launch import Launcher
-from vllama.server.plan import Choose, Plan, Start
-from vllama.server.pool import Pool
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.launch import Launcher
+from vllama.server.lifecycle.plan import Choose, Plan, Start
+from vllama.server.lifecycle.pool import Pool
 from vllama.settings import Settings
 from vllama.store import names
 

@@ -14,8 +14,8 @@ from tests.server.fakes import FakeEngine, Shop, silent, standing_still, until, 
 from tests.server.faults import Simulated, leaves, nothing_left, served_again
 from tests.server.running import chat, serving
 from tests.server.test_relay import CHUNKED, Client, chunk, relaying
-from vllama.server import downlink
-from vllama.server.pool import BUSY
+from vllama.server.lifecycle.pool import BUSY
+from vllama.server.relay import downlink
 from vllama.settings import Settings
 
 QUEUE = 512  # OLLAMA_MAX_QUEUE when nobody sets it

@@ -8,8 +8,8 @@ from tests import minilm
 from tests.conftest import isolated
 from tests.server.house import House, Small, create, serving
 from vllama.machine import Machine
-from vllama.server.catalogue import Catalogue
-from vllama.server.launch import Launcher
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.launch import Launcher
 
 pytestmark = pytest.mark.llamacpp
 QUESTION = "why is the sky blue?"

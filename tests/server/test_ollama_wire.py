@@ -8,13 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vllama.server import gojson
-from vllama.server.gotypes import WrongType, unmarshal
-from vllama.server.ollama_wire import CHAT, GENERATE, SHOW, bad_base64_at
-from vllama.server.options import DEFAULTS, TYPES, merged
-from vllama.server.refusal import Refusal
-from vllama.server.splitting import Splitter
-from vllama.server.written import utc
+from vllama.server.ollama.wire import CHAT, GENERATE, SHOW, bad_base64_at
+from vllama.server.relay.refusal import Refusal
+from vllama.server.relay.written import utc
+from vllama.server.translation.options import DEFAULTS, TYPES, merged
+from vllama.server.translation.splitting import Splitter
+from vllama.server.web import gojson
+from vllama.server.web.gotypes import WrongType, unmarshal
 
 BAD = [
     (b"{bad", "invalid character 'b' looking for beginning of object key string"),

@@ -9,8 +9,8 @@ import pytest
 from vllama import engines
 from vllama.machine import Machine
 from vllama.profile import Profile
-from vllama.server.catalogue import Catalogue
-from vllama.server.launch import Launcher
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.launch import Launcher
 from vllama.settings import Settings
 from vllama.shelf import Shelf
 from vllama.store import names

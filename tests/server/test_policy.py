@@ -4,9 +4,9 @@ import asyncio
 
 from tests.server.fakes import settled
 from vllama.errors import EngineFailed
-from vllama.server.room import Stay, decide
-from vllama.server.standing import PARK_S, STRIKES, WINDOW_S, Standing
-from vllama.server.turns import Turns
+from vllama.server.lifecycle.room import Stay, decide
+from vllama.server.lifecycle.standing import PARK_S, STRIKES, WINDOW_S, Standing
+from vllama.server.lifecycle.turns import Turns
 
 ERROR = EngineFailed("Bus error")
 

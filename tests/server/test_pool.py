@@ -9,9 +9,9 @@ import pytest
 from tests.server.fakes import Clock, FakeEngine, Shop, settled, until
 from vllama.errors import EngineFailed, ModelNotFound
 from vllama.profile import Profile
-from vllama.server.member import Unavailable
-from vllama.server.plan import Plan, Start
-from vllama.server.pool import Pool, PoolBusy
+from vllama.server.lifecycle.member import Unavailable
+from vllama.server.lifecycle.plan import Plan, Start
+from vllama.server.lifecycle.pool import Pool, PoolBusy
 
 
 @asynccontextmanager

@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.server.fakes import FakeEngine, Handler, Shop, standing_still, until
 from vllama.errors import VllamaError
-from vllama.server import relay
-from vllama.server.downlink import EXTENSION
-from vllama.server.exchange import Call, Reply
-from vllama.server.pool import Pool
-from vllama.server.runner import Lease
-from vllama.server.serving import Server, listen
+from vllama.server.lifecycle.pool import Pool
+from vllama.server.lifecycle.runner import Lease
+from vllama.server.relay import relay
+from vllama.server.relay.downlink import EXTENSION
+from vllama.server.relay.exchange import Call, Reply
+from vllama.server.web.serving import Server, listen
 from vllama.uplink import Headers
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"

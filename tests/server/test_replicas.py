@@ -15,11 +15,11 @@ from vllama.engines.engine import Endpoint
 from vllama.errors import EngineFailed
 from vllama.machine import Gpu, Machine
 from vllama.profile import Profile
-from vllama.server.catalogue import Catalogue
-from vllama.server.launch import Launcher
-from vllama.server.plan import Plan, Start
-from vllama.server.pool import Pool
-from vllama.server.replicas import SLACK, Replica, pick
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.launch import Launcher
+from vllama.server.lifecycle.plan import Plan, Start
+from vllama.server.lifecycle.pool import Pool
+from vllama.server.lifecycle.replicas import SLACK, Replica, pick
 from vllama.settings import Settings
 from vllama.uplink import UplinkPool
 
@@ -65,7 +65,7 @@ async def test_a_known_prefix_goes_where_it_is_cached_until_that_one_is_much_bus
 async def test_one_that_dies_is_left_out_and_comes_back(
     two: tuple[Pool, FakeEngine, FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllama.server.member.RETURN_S", 0.01)
+    monkeypatch.setattr("vllama.server.lifecycle.member.RETURN_S", 0.01)
     pool, first, _ = two
     first.failures = [EngineFailed("connection refused")] * 3
     first.lives[0].kill()

@@ -9,11 +9,11 @@ import pytest
 
 from tests.server.fakes import Clock, FakeEngine, Shop, settled, until
 from vllama.profile import Profile
-from vllama.server import beds
-from vllama.server.dormitory import LOOK_S, Dormitory
-from vllama.server.plan import Plan, Start
-from vllama.server.pool import Pool
-from vllama.server.room import Stay, decide
+from vllama.server.lifecycle import beds
+from vllama.server.lifecycle.dormitory import LOOK_S, Dormitory
+from vllama.server.lifecycle.plan import Plan, Start
+from vllama.server.lifecycle.pool import Pool
+from vllama.server.lifecycle.room import Stay, decide
 
 
 @dataclass

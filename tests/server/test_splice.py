@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllama.server import ollama_voices, openai_voices
-from vllama.server.generation import Voice
-from vllama.server.pieces import Piece
-from vllama.server.splice import Splice
+from vllama.server.ollama import voices as ollama_voices
+from vllama.server.openai import voices as openai_voices
+from vllama.server.translation.generation import Voice
+from vllama.server.translation.pieces import Piece
+from vllama.server.translation.splice import Splice
 
 NASTY = [
     "a", " the", '"', "\\", "\n", "{", "}", "é", "日本", '\\"', "\n\n", "data: ",

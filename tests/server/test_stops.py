@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.server.house import House
 from tests.server.test_translation import events, ndjson, simulated, user
-from vllama.server.stops import Stops
+from vllama.server.translation.stops import Stops
 from vllama.settings import Settings
 
 # vLLM gets the first four; the simulator heeds none, so that only our own cut can show.

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.faults import Simulated
 from tests.server.running import serving
-from vllama.server.relabel import Families
-from vllama.server.trace import Trace
+from vllama.server.lifecycle.trace import Trace
+from vllama.server.telemetry.relabel import Families
 from vllama.settings import Settings
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.server.house import House
 from tests.server.test_translation import events
-from vllama.server import dialects, openai_requests
+from vllama.server.openai import requests as openai_requests
+from vllama.server.translation import dialects
 
 pytestmark = pytest.mark.llamacpp
 HELLO = [{"role": "user", "content": "hello"}]

@@ -12,12 +12,12 @@ import psutil
 from tests.server.fakes import until
 from tests.server.faults import Simulated
 from tests.server.running import Running, cmdline, left, serving, stop_now
-from vllama.server.pool import BUSY
+from vllama.server.lifecycle.pool import BUSY
 from vllama.settings import Settings
 
 
 def workers(running: Running) -> list[psutil.Process]:
-    return [p for p in running.family if "vllama.server.worker" in cmdline(p)]
+    return [p for p in running.family if "vllama.server.workers.worker" in cmdline(p)]
 
 
 def engines(running: Running) -> list[psutil.Process]:

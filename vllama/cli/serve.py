@@ -19,14 +19,14 @@ from vllama.settings import Address, Settings
 
 if TYPE_CHECKING:
     from vllama.machine import Machine
-    from vllama.server.catalogue import Catalogue
-    from vllama.server.dormitory import Dormitory
-    from vllama.server.launch import Launcher
-    from vllama.server.owner import Owner
-    from vllama.server.pool import Pool
-    from vllama.server.serving import Server
-    from vllama.server.shapes import Shapes
-    from vllama.server.workers import Workers
+    from vllama.server.lifecycle.catalogue import Catalogue
+    from vllama.server.lifecycle.dormitory import Dormitory
+    from vllama.server.lifecycle.launch import Launcher
+    from vllama.server.lifecycle.pool import Pool
+    from vllama.server.telemetry.shapes import Shapes
+    from vllama.server.web.serving import Server
+    from vllama.server.workers.crew import Workers
+    from vllama.server.workers.owner import Owner
 
 log = logging.getLogger("vllama.serve")
 DRAIN_S = 30.0
@@ -83,10 +83,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     from vllama import hardware
-    from vllama.server import fast_loop, serving
-    from vllama.server.catalogue import Catalogue
-    from vllama.server.launch import Launcher
-    from vllama.server.logs import configure
+    from vllama.server.lifecycle.catalogue import Catalogue
+    from vllama.server.lifecycle.launch import Launcher
+    from vllama.server.telemetry.logs import configure
+    from vllama.server.web import fast_loop, serving
     from vllama.store import commit
 
     configure(json=args.json_logs)
@@ -126,16 +126,17 @@ async def _serve(
     listener: socket.socket,
     keys: frozenset[str],
 ) -> int:
-    from vllama.server import room, serving
-    from vllama.server import telemetry as figures
     from vllama.server.app import create_app
-    from vllama.server.observed import Observed
-    from vllama.server.owner import Owner
-    from vllama.server.pool import Pool
-    from vllama.server.renewal import Renewal
-    from vllama.server.serving import Server
-    from vllama.server.tracing import spans
-    from vllama.server.workers import Workers
+    from vllama.server.lifecycle import room
+    from vllama.server.lifecycle.pool import Pool
+    from vllama.server.lifecycle.renewal import Renewal
+    from vllama.server.telemetry import metrics as figures
+    from vllama.server.telemetry.observed import Observed
+    from vllama.server.telemetry.tracing import spans
+    from vllama.server.web import serving
+    from vllama.server.web.serving import Server
+    from vllama.server.workers.crew import Workers
+    from vllama.server.workers.owner import Owner
 
     telemetry = figures.Telemetry()
     pool = Pool(
@@ -206,8 +207,8 @@ def _told(
 
 def _dormitory(args: argparse.Namespace, machine: "Machine") -> "Dormitory":
     from vllama import hardware
-    from vllama.server import beds
-    from vllama.server.dormitory import Dormitory
+    from vllama.server.lifecycle import beds
+    from vllama.server.lifecycle.dormitory import Dormitory
 
     if args.no_sleep:
         return Dormitory()
@@ -216,7 +217,7 @@ def _dormitory(args: argparse.Namespace, machine: "Machine") -> "Dormitory":
 
 def _shapes(args: argparse.Namespace, settings: Settings) -> "Shapes | None":
     """What notes the shape of the traffic, where that is wanted."""
-    from vllama.server.shapes import Shapes
+    from vllama.server.telemetry.shapes import Shapes
     from vllama.traffic import Notebook, Salt
 
     if not args.observe:

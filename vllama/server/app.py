@@ -10,26 +10,22 @@ from starlette.routing import Match, Route
 
 from vllama import __version__
 from vllama.errors import VllamaError
-from vllama.server import (
-    anthropic_routes,
-    embed_routes,
-    extra_routes,
-    library_routes,
-    ollama_routes,
-    openai_routes,
-    plain_routes,
-    refusal,
-    responses_routes,
-)
-from vllama.server.catalogue import Catalogue
-from vllama.server.exchange import Reply
-from vllama.server.guard import Guard
-from vllama.server.hot import Hot
-from vllama.server.models import Models
-from vllama.server.pool import Pool
-from vllama.server.relay import ClientLeft
-from vllama.server.service import MAX_BODY_BYTES, Service, form_of, sent
-from vllama.server.written import PLAIN
+from vllama.server.anthropic import routes as anthropic_routes
+from vllama.server.lifecycle.catalogue import Catalogue
+from vllama.server.lifecycle.pool import Pool
+from vllama.server.ollama import embed_routes, extra_routes, library_routes
+from vllama.server.ollama import routes as ollama_routes
+from vllama.server.openai import responses_routes
+from vllama.server.openai import routes as openai_routes
+from vllama.server.relay import refusal
+from vllama.server.relay.exchange import Reply
+from vllama.server.relay.relay import ClientLeft
+from vllama.server.relay.written import PLAIN
+from vllama.server.translation.models import Models
+from vllama.server.web import plain_routes
+from vllama.server.web.guard import Guard
+from vllama.server.web.hot import Hot
+from vllama.server.web.service import MAX_BODY_BYTES, Service, form_of, sent
 from vllama.settings import Settings
 
 ROUTES = (

@@ -1,0 +1,1 @@
+"""Ollama's API: its requests, routes and how it tells an answer."""

@@ -1,0 +1,96 @@
+"""Passing: a request to somebody else's OpenAI server goes there as it came, and so the answer.
+
+Only where nothing has to be done to either: the rest is read and told anew by `Generation`.
+"""
+
+from collections.abc import Collection
+
+import msgspec
+
+from vllama.errors import EngineFailed, VllamaError
+from vllama.server.lifecycle.runner import Lease
+from vllama.server.relay.exchange import Call, Reply
+from vllama.server.translation import dialects, engine_calls, planning
+from vllama.server.translation.ask import Ask
+from vllama.server.translation.generation import Generation, Voice
+
+# What vllama puts into other words for the engine behind it.
+_REWORDED = frozenset({"reasoning", "reasoning_effort", "_debug_render_only"})
+
+
+class Passing(Generation):
+    """A generation that stands aside when `body` can be sent to the engine's `path` as it is.
+
+    `known` are the fields that vllama reads: spelt in other letters, the engine would not.
+    """
+
+    def __init__(
+        self, ask: Ask, voice: Voice, *, path: bytes, body: bytes, known: Collection[str]
+    ) -> None:
+        super().__init__(ask, voice)
+        self._path = path
+        self._body = body
+        self._named = _plain_model(body, known)
+        self._is_aside = False
+
+    async def prepare(self, lease: Lease) -> None:
+        """See whether this engine may have it as it is."""
+        self._is_aside = await self._may_pass(lease)
+        if not self._is_aside:
+            await super().prepare(lease)
+
+    async def _may_pass(self, lease: Lease) -> bool:
+        ask = self.ask
+        if ask.card is not None or ask.images or self._named != lease.endpoint.model:
+            return False
+        if lease.endpoint.api != "openai" or engine_calls.is_llamacpp(lease):
+            return False
+        # A prompt that may be too long is counted, and cut.
+        window = await engine_calls.window(lease)
+        if window and planning.at_most_tokens(ask) >= window:
+            return False
+        return not dialects.unsent_stops(ask, lease)
+
+    def call(self, lease: Lease) -> Call:
+        """The bytes of the client, or what `prepare` decided on."""
+        return Call(self._path, self._body) if self._is_aside else super().call(lease)
+
+    @property
+    def has_enough(self) -> bool:
+        """Never of what is only passed on."""
+        return not self._is_aside and super().has_enough
+
+    def feed(self, data: bytes) -> bytes:
+        """As it came."""
+        return data if self._is_aside else super().feed(data)
+
+    def end(self) -> bytes:
+        """Nothing is added."""
+        return b"" if self._is_aside else super().end()
+
+    def broken(self, error: VllamaError) -> bytes:
+        """The error, after the rest of an event that was cut short."""
+        return (b"\n\n" if self._is_aside else b"") + super().broken(error)
+
+    def whole(self, reply: Reply) -> Reply:
+        """As it came."""
+        if not self._is_aside:
+            return super().whole(reply)
+        if not reply.body.lstrip().startswith(b"{"):
+            raise EngineFailed("the engine's answer is no JSON")
+        kind = [pair for pair in reply.headers if pair[0] == b"content-type"]
+        return Reply(reply.status, reply.body, kind)
+
+
+def _plain_model(body: bytes, known: Collection[str]) -> str:
+    """The model that a body names; empty when the engine would read something else in it."""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""  # Go reads more than JSON, engines do not
+    if not isinstance(document, dict):
+        return ""
+    for name in document:
+        if name in _REWORDED or (name not in known and name.casefold() in known):
+            return ""
+    return str(document.get("model") or "")

@@ -1,0 +1,1 @@
+"""The edge: listening, the guard, reading requests, relaying answers, telling errors."""
