@@ -171,7 +171,7 @@ class Uplink(asyncio.Protocol):
 
 
 class UplinkPool:
-    """Kept-alive connections to one server."""
+    """Kept-alive connections to one server; `notes` are for what its user found out about it."""
 
     def __init__(self, base_url: str) -> None:
         parts = urlsplit(base_url)
@@ -182,6 +182,7 @@ class UplinkPool:
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/").encode()
         self._authority = parts.netloc.rpartition("@")[2].encode()
+        self.notes: dict[str, int] = {}
         self._free: list[Uplink] = []
         self._busy: set[Uplink] = set()
 

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllama import __version__
 from vllama.errors import VllamaError
@@ -53,6 +54,29 @@ HOT = frozenset(
 )
 
 
+class App(FastAPI):
+    """FastAPI behind a front of our own: the guard, and the short way to the hot routes.
+
+    What FastAPI and Starlette wrap around every request is left to the routes that need it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(title="vllama", version=__version__, redirect_slashes=False)
+        self._front: ASGIApp = super().__call__
+
+    def put_in_front(self, front: ASGIApp) -> None:
+        """`front` takes every request, and hands on to `behind` what is not for it."""
+        self._front = front
+
+    async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """All routes, as FastAPI serves them."""
+        await super().__call__(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._front(scope, receive, send)
+
+
 def create_app(
     pool: Pool,
     catalogue: Catalogue,
@@ -60,9 +84,9 @@ def create_app(
     *,
     api_keys: Iterable[str] = frozenset(),
     max_body_bytes: int | None = None,
-) -> FastAPI:
+) -> App:
     """The HTTP face of `pool`. It neither opens nor closes it."""
-    app = FastAPI(title="vllama", version=__version__, redirect_slashes=False, docs_url="/docs")
+    app = App()
     service = Service(pool, Models(catalogue, settings), settings, max_body_bytes or MAX_BODY_BYTES)
     for routes in ROUTES:
         app.include_router(routes.router(service))
@@ -74,18 +98,19 @@ def create_app(
         for route in app.router.routes
         if isinstance(route, Route) and route.path in HOT
     }
-    app.add_middleware(Hot, endpoints=hot, told=_told)
-    app.add_middleware(
-        Guard,
-        bound_to=settings.address.host,
-        origins=settings.origins,
-        keys=tuple(api_keys),
-        allow=lambda path: allowed(app, path),
+    app.put_in_front(
+        Guard(
+            Hot(app.behind, endpoints=hot, told=_told),
+            bound_to=settings.address.host,
+            origins=settings.origins,
+            keys=tuple(api_keys),
+            allow=lambda path: allowed(app, path),
+        )
     )
     return app
 
 
-def allowed(app: FastAPI, path: str) -> list[str]:
+def allowed(app: App, path: str) -> list[str]:
     """The methods that a path knows, as Ollama lists them; empty for an unknown path."""
     found: list[str] = []
     scope = {"type": "http", "path": path, "method": "", "root_path": "", "headers": []}

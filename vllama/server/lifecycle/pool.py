@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from vllama.engines.engine import Endpoint
@@ -14,6 +14,7 @@ from vllama.server.lifecycle.dormitory import Dormitory
 from vllama.server.lifecycle.member import Member, Unavailable, parked
 from vllama.server.lifecycle.night import Night
 from vllama.server.lifecycle.plan import Choose, Plan
+from vllama.server.lifecycle.replicas import Replica
 from vllama.server.lifecycle.runner import Lease, Runner
 from vllama.server.lifecycle.standing import Standing
 from vllama.server.lifecycle.timer import Timer
@@ -84,15 +85,14 @@ class Pool:
         self.observer: Observer = observer or Deaf()
         self.shapes: Noter | None = None
 
-    @asynccontextmanager
-    async def lease(
+    def lease(
         self,
         name: str,
         keep_alive_s: float | None = None,
         *,
         client: str = "",
         affinity: bytes = b"",
-    ) -> AsyncIterator[Lease]:
+    ) -> AbstractAsyncContextManager[Lease]:
         """Use an engine of the model `name`, starting it if need be.
 
         `keep_alive_s` is how long it stays after its last user, from now on; None leaves it.
@@ -103,20 +103,20 @@ class Pool:
             Unavailable: it keeps crashing and is left alone for a while.
             VllamaError: it cannot be started; all who waited for this start get the same.
         """
+        return _Leasing(self, name, keep_alive_s, client, affinity)
+
+    def enter(self, name: str, keep_alive_s: float | None) -> Runner:
+        """One more user of that model's engines, until `leave`."""
         if self._closed:
             raise Unavailable("vllama is stopping", "Ask again when it is back.")
         runner = self._runner(self._choose.key(name))
         runner.enter(keep_alive_s)
+        return runner
 
-        async def pend(ready: Awaitable[None]) -> None:
-            await self._pend(runner, ready)
-
-        try:
-            async with runner.turn(client, affinity, pend) as lease:
-                yield lease
-        finally:
-            runner.leave()
-            self._changed.set()
+    def leave(self, runner: Runner) -> None:
+        """One user less."""
+        runner.leave()
+        self._changed.set()
 
     async def preload(self, name: str, keep_alive_s: float | None = None) -> None:
         """Start the engine of `name` now, as a request without work would."""
@@ -246,7 +246,7 @@ class Pool:
         self._tasks[runner] = task
         return runner
 
-    async def _pend(self, runner: Runner, ready: Awaitable[None]) -> None:
+    async def pend(self, runner: Runner, ready: Awaitable[None]) -> None:
         """Wait for an engine or a turn, as one of not too many."""
         waiting = runner.turns.waiting if runner.is_ready else self.loading
         if waiting >= self._max_waiting:
@@ -385,3 +385,34 @@ class Pool:
 
 def _digests(plan: Plan) -> list[str]:
     return [start.profile.digest for start in plan.starts[:1]]
+
+
+class _Leasing(AbstractAsyncContextManager[Lease]):
+    """One lease, from asking to giving back; made for each request, and so no generator."""
+
+    __slots__ = ("_affinity", "_client", "_keep_alive_s", "_name", "_pool", "_replica", "_runner")
+
+    def __init__(
+        self, pool: Pool, name: str, keep_alive_s: float | None, client: str, affinity: bytes
+    ) -> None:
+        self._pool = pool
+        self._name = name
+        self._keep_alive_s = keep_alive_s
+        self._client = client
+        self._affinity = affinity
+        self._runner: Runner
+        self._replica: Replica
+
+    async def __aenter__(self) -> Lease:
+        pool = self._pool
+        runner = self._runner = pool.enter(self._name, self._keep_alive_s)
+        try:
+            self._replica, lease = await runner.begin(self._client, self._affinity, pool.pend)
+        except BaseException:
+            pool.leave(runner)
+            raise
+        return lease
+
+    async def __aexit__(self, *_: object) -> None:
+        self._runner.finish(self._replica)
+        self._pool.leave(self._runner)

@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from vllama.engines.engine import Endpoint
@@ -82,30 +81,33 @@ class Runner:
             leaving=leaving,
         )
 
-    @asynccontextmanager
-    async def turn(
-        self, client: str, affinity: bytes, pend: Callable[[Awaitable[None]], Awaitable[None]]
-    ) -> AsyncIterator[Lease]:
-        """A turn on one of the engines; `pend` waits where waiting is bounded."""
+    async def begin(
+        self,
+        client: str,
+        affinity: bytes,
+        pend: Callable[["Runner", Awaitable[None]], Awaitable[None]],
+    ) -> tuple[Replica, Lease]:
+        """A turn on one of the engines, until `finish`; `pend` waits where waiting is bounded."""
         began_s = self._timer.time()
         if not self.is_ready:
-            await pend(self._answering())
-        if self.turns.is_free:
-            await self.turns.take(client)
-        else:
-            await pend(self.turns.take(client))
+            await pend(self, self._answering())
+        if not self.turns.took():
+            await pend(self, self.turns.take(client))
         try:
             # The engine may have died while one waited for a turn.
             if not self.is_ready:
-                await pend(self._answering())
+                await pend(self, self._answering())
             replica = self.fleet.pick(affinity)
-            replica.running += 1
-            try:
-                yield self._lease(replica, self._timer.time() - began_s)
-            finally:
-                replica.running -= 1
-        finally:
+        except BaseException:
             self.turns.give()
+            raise
+        replica.running += 1
+        return replica, self._lease(replica, self._timer.time() - began_s)
+
+    def finish(self, replica: Replica) -> None:
+        """The turn is over."""
+        replica.running -= 1
+        self.turns.give()
 
     def changed(self) -> None:
         """An engine came or went."""

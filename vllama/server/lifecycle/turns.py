@@ -31,15 +31,15 @@ class Turns:
         self._limit = limit
         self._admit()
 
-    @property
-    def is_free(self) -> bool:
-        """Whether one more would not have to wait."""
-        return not self._limit or (self._taken < self._limit and not self._queues)
+    def took(self) -> bool:
+        """Take a turn if one is free now."""
+        is_free = not self._limit or (self._taken < self._limit and not self._queues)
+        self._taken += is_free
+        return is_free
 
     async def take(self, client: str = "") -> None:
         """Wait for a turn of this client."""
-        if self.is_free:
-            self._taken += 1
+        if self.took():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(client, deque()).append(turn)

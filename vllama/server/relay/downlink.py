@@ -10,9 +10,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from vllama.server.relay.exchange import Reply
+from vllama.uplink import Headers
 
 EXTENSION = "vllama.downlink"
+# What everything that is sent around the usual way has to carry, and its status when it was sent.
+HEADERS, STATUS = "vllama.headers", "vllama.status"
 # After a minute of silence from its kernel, a client is taken to be gone (milliseconds, seconds).
 VANISHED = {
     "TCP_USER_TIMEOUT": 60_000, "TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3,
@@ -40,7 +45,7 @@ class Downlink(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins: its scope carries this connection."""
         super().on_message_begin()
-        cast(Scope, self.scope)["extensions"] = {EXTENSION: self}
+        cast(Scope, self.scope)["extensions"] = {EXTENSION: self, HEADERS: []}
 
     @property
     def is_full(self) -> bool:
@@ -64,6 +69,30 @@ class Downlink(HttpToolsProtocol):
         """One piece of a chunked body; the head must have left."""
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def answer(self, scope: Scope, reply: Reply) -> bool:
+        """A whole answer in one write, if it can be: in two, the client would be woken twice."""
+        cycle = self.cycle
+        # Of several requests sent ahead, only the last one's cycle is known.
+        if cycle is None or cast(Scope, cycle.scope) is not scope or self.is_full:
+            return False
+        extensions = scope["extensions"]
+        pairs: Headers = [*cycle.default_headers, *reply.headers, *extensions[HEADERS]]
+        if not cycle.keep_alive:
+            pairs.append((b"connection", b"close"))
+        head = b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+        length = len(reply.body)
+        self.transport.write(
+            b"%b%bcontent-length: %d\r\n\r\n%b"
+            % (STATUS_LINE[reply.status], head, length, reply.body)
+        )
+        extensions[STATUS] = reply.status
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         super().connection_lost(exc)
@@ -76,6 +105,16 @@ class Downlink(HttpToolsProtocol):
         super().resume_writing()
         if self.on_writable is not None:
             self.on_writable()
+
+
+def carry(scope: Scope, headers: Headers) -> None:
+    """Have the answer to this request carry these, should it go around the usual way."""
+    scope.get("extensions", {}).get(HEADERS, []).extend(headers)
+
+
+def sent_status(scope: Scope) -> int:
+    """The status of what was sent around the usual way; 0 when nothing was."""
+    return int(scope.get("extensions", {}).get(STATUS, 0))
 
 
 def downlink(scope: Scope) -> Downlink | None:

@@ -93,32 +93,36 @@ class Relayed(Response):
         """Serve it; a client that leaves takes everything along at once."""
         self._client = (scope.get("client") or ("",))[0]
         try:
-            await self._watched(scope, receive, send)
+            reply = await self._watched(scope, receive, send)
+            if reply is not None:
+                await _send_whole(scope, send, reply)
         finally:
             self._pool.observer.answered(self._trace)
             if self._pool.shapes is not None:
                 self._pool.shapes.seen(self._exchange, self._trace)
 
-    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> Reply | None:
         down = downlink(scope)
         if down is None:
             with contextlib.suppress(ClientLeft):
-                await _while_there(receive, self._serve(send, None))
-            return
+                return await _while_there(receive, self._serve(send, None))
+            return None
         task = asyncio.current_task()
         if task is None or down.is_lost:
-            return
+            return None
         down.watch(functools.partial(_hang_up, task))
         try:
-            await self._serve(send, down)
+            return await self._serve(send, down)
         except asyncio.CancelledError:
             if not down.is_lost:
                 raise
             task.uncancel()
+            return None
         finally:
             down.unwatch()
 
-    async def _serve(self, send: Send, down: Downlink | None) -> None:
+    async def _serve(self, send: Send, down: Downlink | None) -> Reply | None:
+        """Serve it; what is still to be sent, None when all has been."""
         for last_try in (False, True):
             try:
                 reply = await self._attempt(send, down)
@@ -126,14 +130,13 @@ class Relayed(Response):
                 if broken.begun:
                     await _finish(send, self._exchange.broken(broken.error))
                     self._trace.end("broken", 200, broken.error.message)
-                    return
+                    return None
                 # Nothing has left yet: a new engine may answer as if nothing had been.
-                if not last_try:
-                    continue
-                reply = self._failed(broken.error)
-            if reply is not None:
-                await _send_whole(send, reply)
-            return
+                if last_try:
+                    return self._failed(broken.error)
+            else:
+                return reply
+        return None
 
     async def _attempt(self, send: Send, down: Downlink | None) -> Reply | None:
         """Ask the engine once; a reply that is still to be sent, or None when all has been."""
@@ -296,7 +299,10 @@ async def _why(lease: Lease, error: Exception) -> EngineFailed:
     return EngineFailed(f"the engine broke off: {error}", kind="crash")
 
 
-async def _send_whole(send: Send, reply: Reply) -> None:
+async def _send_whole(scope: Scope, send: Send, reply: Reply) -> None:
+    down = downlink(scope)
+    if down is not None and (down.is_lost or down.answer(scope, reply)):
+        return
     headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -1,15 +1,12 @@
 """`/metrics` for Prometheus: requests, latencies and engines, and the engines' own figures."""
 
 import asyncio
-import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,6 +18,7 @@ from vllama.server.lifecycle.trace import GAPS_S, Trace
 from vllama.server.relay import relay
 from vllama.server.relay.exchange import Call
 from vllama.server.telemetry.relabel import Families
+from vllama.server.telemetry.tallies import Spread, Tally
 
 log = logging.getLogger("vllama.requests")
 KIND = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,28 +33,18 @@ class Telemetry:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         kinds: dict[str, Any] = {"registry": self._registry, "namespace": "vllama"}
-        self._http = Counter(
-            "http_requests", "HTTP requests", ["route", "method", "status"], **kinds
-        )  # fmt: skip
-        self._requests = Counter(
-            "requests", "Requests to engines, by how they ended", ["model", "outcome"], **kinds
+        by_end = ["model", "outcome"]
+        self._http = self._tally("http_requests", "HTTP requests", ["route", "method", "status"])
+        self._requests = self._tally("requests", "Requests to engines, by how they ended", by_end)
+        self._left = self._tally(
+            "clients_left", "Clients that hung up, by phase", ["model", "phase"]
         )
-        self._left = Counter(
-            "clients_left", "Clients that hung up, by phase", ["model", "phase"], **kinds
-        )
-        self._retries = Counter("retries", "Requests asked again", ["model"], **kinds)
-        self._queue = Histogram(
-            "queue_seconds", "Until an engine was free", ["model"], buckets=LONG_S, **kinds
-        )
-        self._first = Histogram(
-            "time_to_first_token_seconds",
-            "Until the first words",
-            ["model"],
-            buckets=LONG_S,
-            **kinds,
-        )
-        self._whole = Histogram(
-            "e2e_seconds", "Until the end of the answer", ["model"], buckets=LONG_S, **kinds
+        self._retries = self._tally("retries", "Requests asked again", ["model"])
+        self._queue = self._spread("queue", "Until an engine was free", LONG_S)
+        self._first = self._spread("time_to_first_token", "Until the first words", LONG_S)
+        self._whole = self._spread("e2e", "Until the end of the answer", LONG_S)
+        self._gaps = self._spread(
+            "inter_token", "Between one read of a stream and the next", GAPS_S
         )
         self._overhead = Counter(
             "overhead_cpu_seconds", "Processor time of this process: what serving costs", **kinds
@@ -73,31 +61,36 @@ class Telemetry:
         self._asleep = Gauge("asleep", "Engines that sleep", ["model"], **kinds)
         self._sleeps = Gauge("sleeps", "Times an engine went to sleep", ["model"], **kinds)
         self._wakes = Gauge("wakes", "Times one was woken", ["model", "outcome"], **kinds)
-        self._gaps = _Gaps()
-        self._registry.register(self._gaps)
         self._counted_s = 0.0
-        # Prometheus' own way from labels to figures takes a lock and builds them anew.
-        self._child = functools.lru_cache(4096)(lambda figure, *labels: figure.labels(*labels))
+
+    def _tally(self, name: str, text: str, labels: Sequence[str]) -> Tally:
+        found = Tally(f"vllama_{name}", text, labels)
+        self._registry.register(found)
+        return found
+
+    def _spread(self, name: str, text: str, bounds_s: Sequence[float]) -> Spread:
+        found = Spread(f"vllama_{name}_seconds", text, bounds_s)
+        self._registry.register(found)
+        return found
 
     def answered(self, trace: Trace) -> None:
         """Count one request to an engine."""
         trace.ended_s = time.monotonic()
         model = trace.model
-        self._child(self._requests, model, trace.outcome).inc()
+        self._requests.add(model, trace.outcome)
         if trace.outcome == "left":
-            self._child(self._left, model, trace.phase).inc()
-        # Told from the start, zero as well: a rate is known only between two figures.
-        self._child(self._retries, model).inc(max(0, trace.attempts - 1))
+            self._left.add(model, trace.phase)
+        self._retries.add(model, count=max(0, trace.attempts - 1))
         if trace.leased_s:
-            self._child(self._queue, model).observe(trace.leased_s - trace.began_s)
+            self._queue.add(model, trace.leased_s - trace.began_s)
         if trace.first_s:
-            self._child(self._first, model).observe(trace.first_s - trace.began_s)
-            self._child(self._whole, model).observe(trace.ended_s - trace.began_s)
-            self._gaps.add(model, trace)
+            self._first.add(model, trace.first_s - trace.began_s)
+            self._whole.add(model, trace.ended_s - trace.began_s)
+            self._gaps.add_all(model, trace.gaps, trace.gaps_s)
 
     def answered_http(self, route: str, method: str, status: int) -> None:
         """Count one HTTP request, whatever it was for."""
-        self._child(self._http, route, method, str(status)).inc()
+        self._http.add(route, method, str(status))
 
     def own(self) -> bytes:
         """What this process has counted, without a look at any engine."""
@@ -145,34 +138,6 @@ class Telemetry:
             self._sleeps.labels(key).set(standing.sleeps)
             self._wakes.labels(key, "ok").set(standing.wakes)
             self._wakes.labels(key, "failed").set(standing.failed_wakes)
-
-
-class _Gaps(Collector):
-    """Gaps between reads, summed by stream: one addition a stream, not one a token."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, list[int]] = {}
-        self._sums: dict[str, float] = {}
-
-    def add(self, model: str, trace: Trace) -> None:
-        counts = self._counts.setdefault(model, [0] * len(trace.gaps))
-        for i, count in enumerate(trace.gaps):
-            counts[i] += count
-        self._sums[model] = self._sums.get(model, 0.0) + trace.gaps_s
-
-    def collect(self) -> list[HistogramMetricFamily]:
-        """As Prometheus wants it: cumulative."""
-        family = HistogramMetricFamily(
-            "vllama_inter_token_seconds", "Between one read of a stream and the next",
-            labels=["model"],
-        )  # fmt: skip
-        for model, counts in self._counts.items():
-            total, buckets = 0, []
-            for bound, count in zip((*map(str, GAPS_S), "+Inf"), counts, strict=True):
-                total += count
-                buckets.append((bound, float(total)))
-            family.add_metric([model], buckets, self._sums[model])
-        return [family]
 
 
 async def _figures(lease: Lease) -> str:

@@ -1,17 +1,21 @@
 """The outermost middleware: a number for each request, a count, a line in the log, a span."""
 
+import itertools
 import secrets
 import time
 from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vllama.server.relay.downlink import carry, sent_status
 from vllama.server.relay.exchange import outward
 from vllama.server.telemetry.metrics import Telemetry, log_request
 from vllama.server.telemetry.tracing import Tracer, sent_context
 
 HEADER = b"x-request-id"
 LONGEST = 128
+_PROCESS = secrets.token_hex(4).encode()
+_numbers = itertools.count(secrets.randbits(32))
 
 
 class Observed:
@@ -41,7 +45,8 @@ class Observed:
         outward.set(span.context)
         began_s = time.monotonic()
         number = _id(scope)
-        status = 499  # the client left before there was one
+        carry(scope, [(HEADER, number)])
+        status = 0
 
         async def numbered(message: Message) -> None:
             nonlocal status
@@ -53,6 +58,8 @@ class Observed:
         try:
             await self._app(scope, receive, numbered)
         finally:
+            # None at all: the client left before there was one.
+            status = status or sent_status(scope) or 499
             path = scope["path"]
             # A path that is not ours is the client's to choose: it must not fill our memory.
             route = path if path in self._routes else "other"
@@ -71,4 +78,4 @@ def _id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == HEADER and 0 < len(value) <= LONGEST and value.isascii() and b"\r" not in value:
             return bytes(value)
-    return secrets.token_hex(8).encode()
+    return b"%b%08x" % (_PROCESS, next(_numbers) & 0xFFFFFFFF)

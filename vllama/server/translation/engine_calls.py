@@ -1,7 +1,6 @@
 """Small questions to an engine, in its own dialect: its window, tokens of a text, and back."""
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -10,19 +9,18 @@ from vllama.server.lifecycle.runner import Lease
 from vllama.server.relay import relay
 from vllama.server.relay.exchange import Call, Reply
 from vllama.server.relay.refusal import Refusal, of_engine
-from vllama.uplink import UplinkPool
-
-_windows: WeakKeyDictionary[UplinkPool, int] = WeakKeyDictionary()
 
 
 def is_llamacpp(lease: Lease) -> bool:
-    """Whether it speaks llama.cpp's dialect."""
-    return _kind(lease) == "llamacpp"
+    """Whether it speaks llama.cpp's dialect, also where somebody else runs it."""
+    endpoint = lease.endpoint
+    return bool(endpoint.facts.get("engine", endpoint.engine) == "llamacpp")
 
 
 def is_vllm(lease: Lease) -> bool:
-    """Whether it speaks vLLM's dialect."""
-    return _kind(lease) == "vllm"
+    """Whether it speaks vLLM's dialect, also where somebody else runs it."""
+    endpoint = lease.endpoint
+    return bool(endpoint.facts.get("engine", endpoint.engine) == "vllm")
 
 
 def post(path: str, document: Any) -> Call:
@@ -48,10 +46,10 @@ async def window(lease: Lease) -> int:
     for name in ("max_model_len", "n_ctx_slot"):
         if name in lease.endpoint.facts:
             return int(lease.endpoint.facts[name])
-    known = _windows.get(lease.uplinks)
-    if known is None:
-        known = _windows[lease.uplinks] = await _asked_window(lease)
-    return known
+    notes = lease.uplinks.notes
+    if "window" not in notes:
+        notes["window"] = await _asked_window(lease)
+    return notes["window"]
 
 
 async def tokenize(lease: Lease, text: str, *, special: bool = True) -> list[int]:
@@ -104,9 +102,3 @@ def document(reply: Reply) -> Any:
         return msgspec.json.decode(reply.body)
     except msgspec.DecodeError as error:
         raise EngineFailed(f"the engine's answer is no JSON: {error}") from error
-
-
-def _kind(lease: Lease) -> str:
-    """The engine's kind, also of one that somebody else runs, where that was found out."""
-    endpoint = lease.endpoint
-    return str(endpoint.facts.get("engine", endpoint.engine))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vllama.server.relay.downlink import carry
 from vllama.server.relay.exchange import Reply
 from vllama.server.web.service import form_of
 from vllama.uplink import Headers
@@ -78,7 +79,10 @@ class Guard:
             headers_ = [*redirect.headers, *shared]
             await _reply(send, Reply(redirect.status, redirect.body, headers_))
             return
-        await self._app(scope, receive, _adding(send, shared) if shared else send)
+        if shared:
+            carry(scope, shared)
+            send = _adding(send, shared)
+        await self._app(scope, receive, send)
 
     def _turned_away(self, _scope: Scope, headers: dict[bytes, bytes]) -> Reply | None:
         if self._checks_host and not is_local_host(headers.get(b"host", b"").decode("latin-1")):

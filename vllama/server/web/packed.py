@@ -1,7 +1,5 @@
 """Request bodies that came compressed."""
 
-from starlette.requests import Request
-
 from vllama.server.relay.refusal import Refusal
 
 TOO_LARGE = "http: request body too large"
@@ -9,10 +7,9 @@ TOO_LARGE = "http: request body too large"
 _WINDOW_BYTES = 8 * 1024**2
 
 
-def is_packed(request: Request) -> bool:
+def is_packed(path: str, encoding: bytes) -> bool:
     """Whether the body is zstd, on a route that takes it."""
-    encoding = request.headers.get("content-encoding", "")
-    return encoding.lower() == "zstd" and request.url.path.startswith("/v1/")
+    return encoding.lower() == b"zstd" and path.startswith("/v1/")
 
 
 def unpacked(body: bytes, most: int) -> bytes:

@@ -33,9 +33,18 @@ class Service:
         Raises:
             Refusal: it is larger than allowed, packed or not, or cannot be unpacked.
         """
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self.max_body_bytes:
-            raise Refusal(413, packed.TOO_LARGE, early=True)
+        packing = b""
+        for name, value in request.scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self.max_body_bytes:
+                raise Refusal(413, packed.TOO_LARGE, early=True)
+            if name == b"content-encoding":
+                packing = value
+        body = await self._read(request)
+        if packing and packed.is_packed(request.url.path, packing):
+            return await asyncio.to_thread(packed.unpacked, body, self.max_body_bytes)
+        return body
+
+    async def _read(self, request: Request) -> bytes:
         pieces, size = [], 0
         goes_on = True
         while goes_on:
@@ -47,10 +56,7 @@ class Service:
             if size > self.max_body_bytes:
                 raise Refusal(413, packed.TOO_LARGE, early=True)
             pieces.append(piece)
-        body = b"".join(pieces)
-        if packed.is_packed(request):
-            return await asyncio.to_thread(packed.unpacked, body, self.max_body_bytes)
-        return body
+        return b"".join(pieces)
 
 
 def form_of(path: str) -> Form:
