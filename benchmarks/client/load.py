@@ -56,6 +56,40 @@ async def vllama_client(url: str, streams: int) -> Outcome:
     return outcome
 
 
+class _Bare(asyncio.Protocol):
+    """Keeps what comes and when; its server's answers end with a zero-length chunk."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[float, bytes]] = []
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.kept.append((time.perf_counter(), data))
+        if data.endswith(b"\r\n0\r\n\r\n"):
+            self.ended.set_result(None)
+
+
+async def bare_client(url: str, streams: int) -> Outcome:
+    """The floor: sockets, the loop and one stamp a read. No client can cost less here."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    loop = asyncio.get_running_loop()
+    links = [await loop.create_connection(_Bare, host, int(port)) for _ in range(streams)]
+    body = json.dumps(BODY).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n\r\n"
+    outcome = Outcome()
+    started_s = time.process_time()
+    for transport, _ in links:
+        transport.write(head % (host.encode(), len(body)) + body)
+    await asyncio.gather(*(protocol.ended for _, protocol in links))
+    outcome.running_cpu_s = time.process_time() - started_s
+    for transport, protocol in links:
+        transport.close()
+        stamps = [(float(t), at_s) for at_s, data in protocol.kept for t in _SENT.findall(data)]
+        outcome.streams.append(stamps)
+        outcome.tokens += len(stamps)
+    return outcome
+
+
 async def httpx_client(url: str, streams: int) -> Outcome:
     """The way most load generators are written: a task and an await for each line."""
     import httpx
@@ -113,7 +147,10 @@ async def aiohttp_client(url: str, streams: int) -> Outcome:
     return outcome
 
 
-CLIENTS = {"vllama": vllama_client, "httpx": httpx_client, "aiohttp": aiohttp_client}
+CLIENTS = {
+    "bare": bare_client, "vllama": vllama_client,
+    "httpx": httpx_client, "aiohttp": aiohttp_client,
+}  # fmt: skip
 
 
 def quantile(values: list[float], share: float) -> float:
