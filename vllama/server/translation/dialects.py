@@ -168,7 +168,8 @@ def _terse(wanted: Any) -> dict[str, Any]:
 
 
 def _stops(ask: Ask) -> tuple[str, ...]:
-    return tuple(each for each in ask.options["stop"] if each)
+    given = ask.options["stop"]
+    return tuple(each for each in given if each) if given else ()
 
 
 def _common(ask: Ask, lease: Lease) -> dict[str, Any]:

@@ -241,7 +241,8 @@ class Generation:
     def _tally(self) -> Tally:
         """The engine's own figures, and our clock's where it has none."""
         tally = self._planned.reader.tally
-        tally.finish |= {n: "stop" for n, stops in self._stops.items() if stops.has_stopped}
+        if self._stops:
+            tally.finish |= {n: "stop" for n, stops in self._stops.items() if stops.has_stopped}
         now = now_ns()
         tally.total_ns = now - self._began_ns
         tally.load_ns = max(1, int(self._lease.waited_s * 1e9)) if self._lease else 1

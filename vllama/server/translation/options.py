@@ -53,14 +53,15 @@ RUNNER = frozenset(
 )
 
 
-def merged(parameters: Options, requested: Options) -> dict[str, Any]:
+def merged(parameters: Options, requested: Options) -> Options:
     """The options in force: Ollama's defaults, under the model's, under the request's.
 
     Raises:
         Refusal: with Ollama's text for the first option of a wrong type.
     """
-    checked = {**_checked(parameters), **_checked(requested)}
-    return {**DEFAULTS, **checked}
+    if not parameters and not requested:
+        return DEFAULTS
+    return {**DEFAULTS, **_checked(parameters), **_checked(requested)}
 
 
 def _checked(options: Options) -> dict[str, Any]:
