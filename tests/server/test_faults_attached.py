@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.server.fakes import Handler, until, upstream
 from tests.server.faults import Outages, Simulated, nothing_left, served_again
-from tests.server.running import Running, chat, serving
+from tests.server.running import Running, chat, serving, started
 from tests.server.test_faults_clients import sized
 from vllama.engines.engine import Endpoint
 from vllama.engines.simulator import Simulator
@@ -122,3 +123,31 @@ async def test_an_attached_engine_that_talks_nonsense_is_told_as_an_error(
         answer = await client.post("/v1/messages", json=asked)
         assert answer.status_code in (500, 502), answer.text
         assert answer.json()["type"] == "error"
+
+
+async def test_an_attached_server_that_is_not_there_is_unavailable_and_not_broken(
+    settings: Settings,
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        async with serving("--attach", f"m={url}", settings=settings) as running:
+            native = await ask(running, stream=False)
+            assert native.status_code == 503
+            assert native.json() == {"error": f"nobody listens at {url}"}
+            assert int(native.headers["retry-after"]) >= 1
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                other = await client.post(f"{running.url}/v1/chat/completions", json=body)
+            assert other.status_code == 503
+            assert other.json()["error"]["message"] == f"nobody listens at {url}"
+
+
+async def test_a_preload_that_fails_says_why_and_nothing_else(settings: Settings) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        async with started("--attach", f"m={url}", "--preload", settings=settings) as running:
+            assert await asyncio.to_thread(running.process.wait, 60) == 1
+            assert f"nobody listens at {url}" in running.text
+            assert "Warning" not in running.text

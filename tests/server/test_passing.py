@@ -58,9 +58,9 @@ class Foreign:
             await writer.drain()
         writer.write(b"0\r\n\r\n")
 
-    async def post(self, body: bytes) -> httpx.Response:
+    async def post(self, body: bytes, path: str = "/v1/chat/completions") -> httpx.Response:
         async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-            return await client.post("/v1/chat/completions", content=body)
+            return await client.post(path, content=body)
 
 
 @pytest.fixture
@@ -123,3 +123,35 @@ async def test_a_request_that_is_wrong_never_reaches_the_engine(foreign: Foreign
     answer = await foreign.post(b'{"model":"m","messages":[]}')
     assert answer.status_code == 400
     assert not foreign.asked
+
+
+@pytest.mark.parametrize("prompt", ["hi", ["a", "b"], [1, 2, 3], "long " * 3000])
+async def test_a_completion_passes_byte_for_byte_and_is_not_cut(
+    foreign: Foreign, prompt: Any
+) -> None:
+    asked = json.dumps({"prompt": prompt, "model": "m", "echo": True}, indent=1).encode()
+    answer = await foreign.post(asked, "/v1/completions")
+    assert foreign.asked == [asked]
+    assert answer.content == WHOLE
+    foreign.asked.clear()
+    streamed = json.dumps({"prompt": prompt, "stream": True, "model": "m"}).encode()
+    assert (await foreign.post(streamed, "/v1/completions")).content == STREAM
+    assert foreign.asked == [streamed]
+
+
+async def test_embeddings_pass_byte_for_byte(foreign: Foreign) -> None:
+    asked = json.dumps({"input": ["a", "b"], "model": "m", "own": 1}, indent=1).encode()
+    answer = await foreign.post(asked, "/v1/embeddings")
+    assert foreign.asked == [asked]
+    assert answer.content == WHOLE
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("more", [{"model": "alias"}, {"dimensions": 8}, {"Input": "a"}])
+async def test_embeddings_that_need_work_are_asked_in_the_engines_words(
+    foreign: Foreign, more: dict[str, Any]
+) -> None:
+    asked = json.dumps({"input": "a", "model": "m", **more}, indent=1).encode()
+    await foreign.post(asked, "/v1/embeddings")
+    assert asked not in foreign.asked
+    assert json.loads(foreign.asked[-1])["input"] == ["a"]

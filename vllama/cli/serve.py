@@ -3,12 +3,14 @@
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +153,7 @@ async def _serve(
     shapes = _shapes(args, settings)
     pool.shapes = shapes
     server: Server | Workers
+    serve: Callable[[], Awaitable[None]]
     async with contextlib.AsyncExitStack() as stack:
         if args.workers > 1:
             home = stack.enter_context(tempfile.TemporaryDirectory(prefix="vllama-"))
@@ -160,7 +163,7 @@ async def _serve(
             if shapes is not None:
                 told["salt"] = shapes.salt.secret.hex()
             server = Workers(args.workers, listener, told)
-            serve = _with_workers(server, owner, settings)
+            serve = functools.partial(_with_workers, server, owner, settings)
         else:
             app = create_app(pool, catalogue, settings, api_keys=keys, max_body_bytes=args.max_body)
             app.router.routes.extend(figures.routes(telemetry, pool))
@@ -170,14 +173,14 @@ async def _serve(
                 logs=args.json_logs or args.verbose,
             )  # fmt: skip
             server = Server(seen, drain_s=args.drain, ready=lambda: _say_ready(settings))
-            serve = server.serve([listener])
+            serve = functools.partial(server.serve, [listener])
         renewal = Renewal(pool, settings.home / "profiles", watch=args.watch)
         came = serving.on_signals(server.stop, renewal.now)
         try:
             if args.preload:
                 await _preload(pool, catalogue, server)
             async with renewal:
-                await serve
+                await serve()
         finally:
             await pool.close()
     return 130 if came[:1] == [signal.SIGINT] else 0

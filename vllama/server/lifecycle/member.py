@@ -67,7 +67,7 @@ class Member:
                 if self._gate is not None:
                     self._standing.strike(self._timer.time(), error)
                     raise
-                self._fleet.refuse(error)
+                self._fleet.refuse(_away(error))
                 await sleep(self._timer, RETURN_S)
                 continue
             if cause is None or self._night.has_fallen:
@@ -149,6 +149,13 @@ async def _entered(stack: AsyncExitStack, start: Start) -> Endpoint:
                 raise
             log.warning("its port was taken by somebody else meanwhile; trying another")
     return await stack.enter_async_context(start.engine.start(start.profile))
+
+
+def _away(error: EngineFailed) -> EngineError:
+    """What to tell of somebody else's engine: it may be back soon, unless it is a wrong one."""
+    if error.kind == "bad_model":
+        return error
+    return Unavailable(error.message, error.remedy, retry_after_s=RETURN_S)
 
 
 def parked(key: str, standing: Standing, now_s: float) -> Unavailable:

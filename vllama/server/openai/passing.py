@@ -8,10 +8,13 @@ from collections.abc import Collection
 import msgspec
 
 from vllama.errors import EngineFailed, VllamaError
+from vllama.server.lifecycle.pool import Pool
 from vllama.server.lifecycle.runner import Lease
+from vllama.server.relay import relay
 from vllama.server.relay.exchange import Call, Reply
 from vllama.server.translation import dialects, engine_calls, planning
 from vllama.server.translation.ask import Ask
+from vllama.server.translation.embedding import Wish, at_most
 from vllama.server.translation.generation import Generation, Voice
 
 # What vllama puts into other words for the engine behind it.
@@ -22,14 +25,17 @@ class Passing(Generation):
     """A generation that stands aside when `body` can be sent to the engine's `path` as it is.
 
     `known` are the fields that vllama reads: spelt in other letters, the engine would not.
+    `cuts`: a prompt that may be too long is told anew, to be cut; else the engine refuses it.
     """
 
     def __init__(
-        self, ask: Ask, voice: Voice, *, path: bytes, body: bytes, known: Collection[str]
-    ) -> None:
+        self, ask: Ask, voice: Voice, *, path: bytes, body: bytes, known: Collection[str],
+        cuts: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__(ask, voice)
         self._path = path
         self._body = body
+        self._cuts = cuts
         self._named = _plain_model(body, known)
         self._is_aside = False
 
@@ -41,12 +47,9 @@ class Passing(Generation):
 
     async def _may_pass(self, lease: Lease) -> bool:
         ask = self.ask
-        if ask.card is not None or ask.images or self._named != lease.endpoint.model:
+        if ask.card is not None or ask.images or not _takes(lease, self._named):
             return False
-        if lease.endpoint.api != "openai" or engine_calls.is_llamacpp(lease):
-            return False
-        # A prompt that may be too long is counted, and cut.
-        window = await engine_calls.window(lease)
+        window = await engine_calls.window(lease) if self._cuts else 0
         if window and planning.at_most_tokens(ask) >= window:
             return False
         return not dialects.unsent_stops(ask, lease)
@@ -74,12 +77,38 @@ class Passing(Generation):
 
     def whole(self, reply: Reply) -> Reply:
         """As it came."""
-        if not self._is_aside:
-            return super().whole(reply)
-        if not reply.body.lstrip().startswith(b"{"):
-            raise EngineFailed("the engine's answer is no JSON")
-        kind = [pair for pair in reply.headers if pair[0] == b"content-type"]
-        return Reply(reply.status, reply.body, kind)
+        return _as_it_came(reply) if self._is_aside else super().whole(reply)
+
+
+async def embedded(wish: Wish, body: bytes, known: Collection[str], pool: Pool) -> Reply | None:
+    """The engine's own answer to a body that asks for embeddings; None when it must be read.
+
+    It must where a vector is to be cut, a text may be too long, or the engine refuses.
+    """
+    if wish.card is not None or wish.dimensions:
+        return None
+    async with pool.lease(wish.key, wish.keep_alive_s) as lease:
+        if not _takes(lease, _plain_model(body, known)):
+            return None
+        window = await engine_calls.window(lease)
+        if window and any(at_most(text) > window for text in wish.texts):
+            return None
+        reply = await relay.fetch(lease, Call(b"/v1/embeddings", body))
+    return _as_it_came(reply) if reply.status == 200 else None
+
+
+def _takes(lease: Lease, named: str) -> bool:
+    """Whether this engine reads requests for `named` as OpenAI's API has them."""
+    endpoint = lease.endpoint
+    is_openai = endpoint.api == "openai" and not engine_calls.is_llamacpp(lease)
+    return is_openai and named == endpoint.model
+
+
+def _as_it_came(reply: Reply) -> Reply:
+    if not reply.body.lstrip().startswith(b"{"):
+        raise EngineFailed("the engine's answer is no JSON")
+    kind = [pair for pair in reply.headers if pair[0] == b"content-type"]
+    return Reply(reply.status, reply.body, kind)
 
 
 def _plain_model(body: bytes, known: Collection[str]) -> str:

@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from vllama.errors import ModelNotFound, UsageError
 from vllama.server.ollama import requests as ollama_requests
+from vllama.server.openai import passing
 from vllama.server.openai import requests as openai_requests
 from vllama.server.openai import voices as openai_voices
-from vllama.server.openai.passing import Passing
 from vllama.server.openai.wire import CHAT, COMPLETION, EMBEDDINGS
 from vllama.server.relay import relay
 from vllama.server.relay.refusal import Refusal
@@ -61,7 +61,8 @@ def _chat(routes: APIRouter, service: Service) -> None:
 def _completion(routes: APIRouter, service: Service) -> None:
     @routes.post("/v1/completions", openapi_extra=body_of(COMPLETION))
     async def completion(request: Request) -> Response:
-        found = ollama_requests.fields(await service.body(request), COMPLETION, empty="EOF")
+        body = await service.body(request)
+        found = ollama_requests.fields(body, COMPLETION, empty="EOF")
         openai_requests.stops(found.get("stop"))
         openai_requests.batch(found.get("prompt"))
         name = found.get("model", "")
@@ -76,13 +77,15 @@ def _completion(routes: APIRouter, service: Service) -> None:
         if found.get("_debug_render_only"):
             return _rendered(ask)
         voice = openai_voices.CompletionVoice(name, with_usage=_wants_usage(found))
-        return relay.answer(request, service.pool, Generation(ask, voice))
+        made = _passing(service, ask, voice, b"/v1/completions", body, COMPLETION)
+        return relay.answer(request, service.pool, made)
 
 
 def _embeddings(routes: APIRouter, service: Service) -> None:
     @routes.post("/v1/embeddings", openapi_extra=body_of(EMBEDDINGS))
     async def embeddings(request: Request) -> Response:
-        found = ollama_requests.fields(await service.body(request), EMBEDDINGS, empty="EOF")
+        body = await service.body(request)
+        found = ollama_requests.fields(body, EMBEDDINGS, empty="EOF")
         texts, encoding = _embedded_texts(found)
         name = found.get("model", "")
         card = await service.models.to_embed(name)
@@ -90,6 +93,9 @@ def _embeddings(routes: APIRouter, service: Service) -> None:
             raise Refusal(400, _NO_INPUT)
         dimensions = found.get("dimensions", 0)
         wish = Wish(service.models.key(name), card, texts, dimensions=dimensions)
+        passed = passing.embedded(wish, body, EMBEDDINGS.fields, service.pool)
+        if (reply := await relay.connected(request, passed)) is not None:
+            return sent(reply)
         made = await relay.connected(request, embed(wish, service.pool))
         data = [
             {"object": "embedding", "embedding": _encoded(vector, encoding), "index": i}
@@ -167,7 +173,8 @@ def _passing(
     """What may stand aside; where lengths are noted, answers are read."""
     if ask.card is not None or service.pool.shapes is not None:
         return Generation(ask, voice)
-    return Passing(ask, voice, path=path, body=body, known=record.fields)
+    cuts = path == b"/v1/chat/completions"
+    return passing.Passing(ask, voice, path=path, body=body, known=record.fields, cuts=cuts)
 
 
 def _wants_usage(found: dict[str, Any]) -> bool:

@@ -90,8 +90,7 @@ async def _fitted(text: str, wish: Wish, lease: Lease) -> str:
         limit = min(limit or batch, batch)
     if wish.num_ctx > 0:
         limit = min(limit or wish.num_ctx, wish.num_ctx)
-    # No tokenizer makes more tokens than there are bytes, but for a few at the ends.
-    if not limit or len(text.encode("utf-8", "replace")) + 4 <= limit:
+    if not limit or at_most(text) <= limit:
         return text
     whole = await engine_calls.tokenize(lease, text)
     if len(whole) <= limit:
@@ -103,6 +102,11 @@ async def _fitted(text: str, wish: Wish, lease: Lease) -> str:
     if room < 1:
         raise Refusal(400, "input after truncation exceeds maximum context length")
     return await engine_calls.detokenize(lease, bare[:room])
+
+
+def at_most(text: str) -> int:
+    """The most tokens it can have: one for each byte, and a few at the ends."""
+    return len(text.encode("utf-8", "replace")) + 4
 
 
 def _shaped(vector: Vector, wish: Wish) -> Vector:
