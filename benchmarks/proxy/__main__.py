@@ -2,7 +2,8 @@
 
 The engine and the client are pinned to one core, what is measured to another. Its processor
 time is read from the kernel, so that a busy machine changes it little; ratios are to
-`direct`, to a plain FastAPI + httpx proxy and to LiteLLM's proxy in the same run. At the end,
+`direct`, to a router in Rust, to a plain FastAPI + httpx proxy and to LiteLLM's proxy in the
+same run. At the end,
 where vLLM is installed, a real one with a toy model: directly and through vllama in turns.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.proxy import litellm, real
+from benchmarks.proxy import others, real
 from benchmarks.proxy.load import Heard, Target
 from benchmarks.proxy.rig import CORES, RATE, cpu, machine, proxy, upstream
 from benchmarks.proxy.shown import table
@@ -87,12 +88,11 @@ def candidates(url: str, notes: list[str]) -> Iterator[Candidate]:
     yield Candidate("vllama /v1", serve, "openai")
     plain = [python, "-m", "benchmarks.proxy.plain", url, "PORT"]
     yield Candidate("FastAPI + httpx", plain, "ollama")
-    try:
-        command = litellm.command(url)
-    except litellm.Missing as missing:
-        notes.append(f"LiteLLM's proxy was not measured: {missing}")
-        return
-    yield Candidate("LiteLLM", command, "openai", litellm.ENVIRONMENT)
+    for other in (others.ROUTER, others.LITELLM):
+        try:
+            yield Candidate(other.name, other.command(url), "openai", other.environment)
+        except others.Missing as missing:
+            notes.append(f"{other.name} was not measured: {missing}")
 
 
 def measured(one: Candidate, url: str, seconds: float) -> dict[str, Any]:

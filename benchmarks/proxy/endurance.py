@@ -28,11 +28,16 @@ REST_S = 30.0
 
 @dataclass(frozen=True)
 class State:
-    """What vllama holds after so many streams. Connections of clients are not counted."""
+    """What vllama holds after so many streams.
+
+    `files` are without connections: those of clients are theirs to close, and `uplinks`, to the
+    engine, are kept for the next requests, never more than there were streams at once.
+    """
 
     streams: int
     resident_bytes: int
     files: int
+    uplinks: int
     tasks: int
 
 
@@ -59,7 +64,7 @@ def main() -> int:
     for state in run.states:
         print(
             f"{state.streams:6d} streams: {state.resident_bytes / 1e6:.1f} MB, "
-            f"{state.files} files, {state.tasks} tasks"
+            f"{state.files} files, {state.uplinks} uplinks, {state.tasks} tasks"
         )
     print(f"{run.finished} finished, {run.aborted} cut off, {run.failed} failed")
     return 1 if run.failed else 0
@@ -125,10 +130,11 @@ async def _state(url: str, process: psutil.Process, streams: int) -> State:
         page = (await client.get(f"{url}/metrics")).text
     tasks = next(line for line in page.splitlines() if line.startswith("vllama_tasks "))
     port = int(url.rpartition(":")[2])
-    clients = sum(c.laddr.port == port and bool(c.raddr) for c in process.net_connections("tcp"))
+    connections = [c for c in process.net_connections("tcp") if c.raddr]
+    clients = sum(c.laddr.port == port for c in connections)
     return State(
-        streams, process.memory_info().rss, process.num_fds() - clients,
-        int(float(tasks.split()[1])),
+        streams, process.memory_info().rss, process.num_fds() - len(connections),
+        len(connections) - clients, int(float(tasks.split()[1])),
     )  # fmt: skip
 
 

@@ -1,18 +1,25 @@
-"""The part with a real engine: vLLM with a toy model, asked directly and through vllama."""
+"""The part with a real engine: vLLM with a toy model, asked directly and through vllama.
+
+Throughput from long answers; the first token from many rounds of short ones, as the difference
+within each pair of rounds, for with many streams it is mostly the engine's own queue.
+"""
 
 import asyncio
+import math
 import os
 import re
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.proxy.rig import CORES, proxy
 from vllama import engines, hardware, toy
+from vllama.bench.compare import paired
 from vllama.engines.engine import Endpoint
 from vllama.errors import EngineFailed, EngineMissing
 from vllama.settings import Settings
@@ -20,9 +27,9 @@ from vllama.store import names
 from vllama.uplink import Headers, UplinkPool
 
 MODEL = Path(".cache/gate-toy")
-TOKENS = 64
-# More rounds where there are few streams, for as many first tokens.
-ROUNDS = {1: 24, 16: 6, 64: 4}
+TOKENS, FEW_TOKENS = 64, 2
+# Pairs of rounds with long and with short answers, by streams.
+ROUNDS = {1: (12, 60), 16: (6, 30), 64: (4, 16)}
 LIMIT_S = 120.0
 _SAID = re.compile(rb'"content":"[^"]')
 _COUNTED = re.compile(rb'"completion_tokens":(\d+)')
@@ -61,21 +68,41 @@ async def _measure(model: Path) -> list[dict[str, Any]]:
 async def _rows(endpoint: Endpoint, url: str) -> list[dict[str, Any]]:
     urls = {"direct": endpoint.base_url, "through": url}
     for each in urls.values():
-        await _round(each, endpoint.model, 2, "warm")
+        await _round(each, endpoint.model, 2, "warm", TOKENS)
     rows = []
-    for streams, rounds in ROUNDS.items():
-        heard: dict[str, list[_Round]] = {"direct": [], "through": []}
-        for number in range(rounds):
-            sides = list(urls.items())
-            # In turns, and each as often first.
-            for side, each in sides if number % 2 else reversed(sides):
-                begun = f"{side} {number}"
-                heard[side].append(await _round(each, endpoint.model, streams, begun))
+    for streams, (long, short) in ROUNDS.items():
+        heard = await _in_turns(urls, endpoint.model, streams, long, TOKENS)
+        first = await _in_turns(urls, endpoint.model, streams, short, FEW_TOKENS)
         rows.append(
-            {"streams": streams, "rounds": rounds, **{s: _figures(r) for s, r in heard.items()}}
-        )
+            {
+                "streams": streams, "rounds": long, "first_rounds": short,
+                **{side: _figures(heard[side], first[side]) for side in urls},
+                "added_ms": _added_ms(first["direct"], first["through"]),
+            }
+        )  # fmt: skip
         print("real vLLM", rows[-1], file=sys.stderr, flush=True)
     return rows
+
+
+async def _in_turns(
+    urls: Mapping[str, str], model: str, streams: int, rounds: int, tokens: int
+) -> dict[str, list["_Round"]]:
+    """So many rounds of each side, and each as often first."""
+    heard: dict[str, list[_Round]] = {side: [] for side in urls}
+    for number in range(rounds):
+        sides = list(urls.items())
+        for side, url in sides if number % 2 else reversed(sides):
+            begun = f"{side} {number} {tokens}"
+            heard[side].append(await _round(url, model, streams, begun, tokens))
+    return heard
+
+
+def _added_ms(direct: Sequence["_Round"], through: Sequence["_Round"]) -> list[float]:
+    """How much later the first token comes: the centre of the paired differences, and its 95 %."""
+    # Of differences, not of ratios, by comparing their exponentials.
+    later = [math.exp(t.first_s - d.first_s) for d, t in zip(direct, through, strict=True)]
+    found = paired([1.0] * len(later), later, lower_is_better=True)
+    return [round(math.log(x) * 1e3, 2) for x in (found.ratio, *(found.ci95 or ()))]
 
 
 @dataclass
@@ -87,13 +114,17 @@ class _Round:
     ttft_s: list[float] = field(default_factory=list)
     failed: int = 0
 
+    @property
+    def first_s(self) -> float:
+        """Until the first token, in the median."""
+        return statistics.median(self.ttft_s or [0.0])
 
-def _figures(rounds: list[_Round]) -> dict[str, Any]:
-    ttft = [each for one in rounds for each in one.ttft_s] or [0.0]
+
+def _figures(long: list[_Round], short: list[_Round]) -> dict[str, Any]:
     return {
-        "tokens_per_s": round(statistics.median(one.tokens / one.seconds for one in rounds), 1),
-        "ttft_p50_ms": round(statistics.median(ttft) * 1e3, 2),
-        "failed": sum(one.failed for one in rounds),
+        "tokens_per_s": round(statistics.median(one.tokens / one.seconds for one in long), 1),
+        "ttft_p50_ms": round(statistics.median(one.first_s for one in short) * 1e3, 2),
+        "failed": sum(one.failed for one in (*long, *short)),
     }
 
 
@@ -125,7 +156,7 @@ class _Ear:
             self.ended.set_result(error is None and self._status == 200 and self.tokens > 0)
 
 
-async def _round(url: str, model: str, streams: int, begun: str) -> _Round:
+async def _round(url: str, model: str, streams: int, begun: str, tokens: int) -> _Round:
     pool = UplinkPool(url)
     made = _Round()
     ears = []
@@ -136,7 +167,7 @@ async def _round(url: str, model: str, streams: int, begun: str) -> _Round:
         text = f"{begun} {number}: tell me something"
         raw = (
             f'{{"model":"{model}","messages":[{{"role":"user","content":"{text}"}}],'
-            f'"stream":true,"stream_options":{{"include_usage":true}},"max_tokens":{TOKENS},'
+            f'"stream":true,"stream_options":{{"include_usage":true}},"max_tokens":{tokens},'
             f'"temperature":0}}'
         ).encode()
         ear = _Ear()

@@ -47,8 +47,8 @@ def proxy(
     if not command:
         yield url, None
         return
-    port = free_port()
-    words = [w.replace("PORT", str(port)) for w in command]
+    port, second = free_port(), free_port()
+    words = [w.replace("PORT1", str(second)).replace("PORT", str(port)) for w in command]
     with tempfile.TemporaryDirectory() as home, (Path(home) / "log").open("w") as log:
         process = subprocess.Popen(
             words, stdout=log, stderr=log,
