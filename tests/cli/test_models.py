@@ -237,7 +237,7 @@ def test_an_adapter_changes_what_the_model_says(vllama: Run, toy: Path, tmp_path
         ("FROM x\nBOGUS y", 2, "(line 2): command must be one of"),
         ("SYSTEM x", 2, "no FROM line"),
         ("FROM ./nothing.gguf", 1, "no model files at"),
-        ("FROM made\nPARAMETER frob 1", 2, "unknown parameter 'frob'"),
+        ("FROM made\nPARAMETER frob 1", 2, "(line 2): unknown parameter 'frob'"),
     ],
 )
 def test_a_wrong_modelfile_is_refused(

@@ -31,6 +31,7 @@ class Registry:
     cut_after: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
     blob_codes: list[int] = field(default_factory=list)
+    retry_after: str = "0"
     stalls: list[threading.Event] = field(default_factory=list)
     has_ranges: bool = True
     token: str = ""
@@ -162,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_blob = self.command == "GET" and "/blobs/" in self.path
         codes = self.registry.blob_codes if is_blob else self.registry.codes
         if codes:
-            self._reply(codes.pop(0), b"not now", {"Retry-After": "0"})
+            self._reply(codes.pop(0), b"not now", {"Retry-After": self.registry.retry_after})
             return True
         return False
 

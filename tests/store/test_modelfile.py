@@ -48,13 +48,13 @@ def test_all_of_the_grammar_is_understood() -> None:
         ('SYSTEM """a\nb"""\nBOGUS c', f"(line 3): {WORDS}"),
         ("FROM", "(line 1): unexpected EOF"),
         ("FROM x\nPARAMETER temperature\n", "(line 2): unexpected EOF"),
-        ("FROM x\nPARAMETER frob 1", "unknown parameter 'frob'"),
-        ("FROM x\nPARAMETER num_ctx many", "invalid int value [many]"),
-        ("FROM x\nPARAMETER top_p hot", "invalid float value [hot]"),
-        ("FROM x\nPARAMETER use_mmap maybe", "invalid bool value [maybe]"),
+        ("FROM x\nPARAMETER frob 1", "(line 2): unknown parameter 'frob'"),
+        ("FROM x\nPARAMETER num_ctx many", "(line 2): invalid int value [many]"),
+        ("FROM x\nPARAMETER top_p hot", "(line 2): invalid float value [hot]"),
+        ("FROM x\nPARAMETER use_mmap maybe", "(line 2): invalid bool value [maybe]"),
         ("FROM x\nMESSAGE robot hi",
          '(line 2): message role must be one of "system", "user", or "assistant"'),
-        ("FROM x\nREQUIRES soon", "requires must be a valid semver (e.g. 0.14.0)"),
+        ("FROM x\nREQUIRES soon", "(line 2): requires must be a valid semver (e.g. 0.14.0)"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:

@@ -153,10 +153,11 @@ async def test_a_wrong_digest_is_found_and_nothing_is_kept(
     assert leftovers(settings) == []
 
 
+@pytest.mark.parametrize("told", ["0", "Fri, 27 Nov 2020 10:00:00 GMT", "27 Nov 2020 10:00:00"])
 async def test_a_busy_registry_is_asked_again(
-    offered: str, registry: Registry, settings: Settings
+    told: str, offered: str, registry: Registry, settings: Settings
 ) -> None:
-    registry.codes = [429, 503]
+    registry.codes, registry.retry_after = [429, 503], told
     # By itself it would wait a minute; the registry says how long.
     limits = replace(SMALL, wait_s=60, longest_wait_s=60)
     assert (await pulled(offered, settings, limits))[-1]["status"] == "success"

@@ -151,7 +151,11 @@ def _parameter(made: Modelfile, command: _Command) -> Modelfile:
     name = name.lower()
     if name in DEPRECATED:
         return replace(made, deprecated=(*made.deprecated, name))
-    value = parameter(name, text)
+    try:
+        value = parameter(name, text)
+    except ModelfileError as error:
+        # Ollama's words; it names no line here.
+        raise ModelfileError(f"(line {command.line}): {error.message}") from None
     if name == "stop":
         value = [*made.parameters.get("stop", []), value]
     return replace(made, parameters={**made.parameters, name: value})
@@ -196,7 +200,8 @@ def _license(made: Modelfile, command: _Command) -> Modelfile:
 
 def _requires(made: Modelfile, command: _Command) -> Modelfile:
     if not re.fullmatch(r"v?\d+(\.\d+){0,2}([-+][\w.+-]+)?", command.text):
-        raise ModelfileError("requires must be a valid semver (e.g. 0.14.0)")
+        message = "requires must be a valid semver (e.g. 0.14.0)"
+        raise ModelfileError(f"(line {command.line}): {message}")
     return replace(made, requires=command.text)
 
 
