@@ -1,12 +1,14 @@
 """The callback client: answers arrive whole, in order, and broken ones say so."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import accumulate, pairwise
 
 import pytest
 
-from vllama.uplink import Headers, UplinkClosed, UplinkPool
+from vllama.uplink import Headers, Uplink, UplinkClosed, UplinkPool
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -187,3 +189,72 @@ async def test_a_paused_link_stops_the_sender_until_it_is_resumed() -> None:
 def test_only_http_urls_are_taken() -> None:
     with pytest.raises(ValueError, match="not an http URL"):
         UplinkPool("ftp://host")
+
+
+class _Wire(asyncio.Transport):
+    """A transport that takes what is written, until it is aborted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def read_in(*reads: bytes) -> tuple[Answer, Uplink]:
+    """The answer that comes in these reads, after its head."""
+    link = Uplink(UplinkPool("http://127.0.0.1:1"))
+    link.connection_made(_Wire())
+    answer = Answer()
+    link.send(b"POST / HTTP/1.1\r\n\r\n", answer)
+    for each in (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", *reads):
+        link.data_received(each)
+    return answer, link
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_chunks_are_the_same_however_they_are_cut(seed: int) -> None:
+    chance = random.Random(seed)
+    # What looks like framing within a chunk, and chunks that come whole as most do.
+    words = [b"\r\n", b"2\r\nab\r\n", b"0\r\n\r\n", b"f", b"\n", b"data: {}\n\n", b"x" * 300]
+    bodies = [b"".join(chance.choices(words, k=chance.randint(1, 4))) for _ in range(40)]
+    framed = [b"%x\r\n%b\r\n" % (len(body), body) for body in bodies]
+    whole = b"".join((*framed, b"0\r\n\r\n"))
+    ends = list(accumulate(map(len, framed)))
+    cuts = {0, len(whole), *(end for end in ends if chance.random() < 0.7)}
+    cuts.update(chance.choices(range(len(whole)), k=chance.randint(0, 12)))
+    answer, link = read_in(*(whole[a:b] for a, b in pairwise(sorted(cuts))))
+    assert answer.body == b"".join(bodies)
+    assert answer.done.result() is None
+    assert link.is_open
+
+
+@pytest.mark.parametrize(
+    ("reads", "said"),
+    [
+        # In the middle of a size: 14, of which the rest looks like a chunk of 4.
+        ((b"3\r\nxyz\r\n1", b"4\r\nabcd\r\n", b"e" * 14 + b"\r\n"), b"xyzabcd\r\n" + b"e" * 14),
+        # After a size: what follows is content, though it looks like a chunk.
+        ((b"3\r\nxyz\r\n14\r\n", b"4\r\nabcd\r\n", b"e" * 11 + b"\r\n"),
+         b"xyz4\r\nabcd\r\n" + b"e" * 11),
+    ],
+)  # fmt: skip
+async def test_what_looks_like_a_chunk_between_others_is_none(
+    reads: tuple[bytes, ...], said: bytes
+) -> None:
+    answer, _ = read_in(*reads, b"0\r\n\r\n")
+    assert answer.body == said
+    assert answer.done.result() is None
+
+
+async def test_a_chunk_longer_than_it_says_is_malformed() -> None:
+    answer, link = read_in(b"3\r\nxyz\r\n", b"4\r\nabcdXY")
+    assert isinstance(answer.done.result(), UplinkClosed)
+    assert not link.is_open

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import httptools
 
 Headers = list[tuple[bytes, bytes]]
+# A chunk's size, in hexadecimal digits, and the end of its line.
+_SIZE_LINE = 10
 
 
 class UplinkClosed(ConnectionError):
@@ -62,6 +64,8 @@ class Uplink(asyncio.Protocol):
         self._touched = False
         self._used = False
         self._paused = False
+        # Whether what was read last ended where a chunk of the body did.
+        self._between_chunks = False
 
     @property
     def is_open(self) -> bool:
@@ -75,7 +79,7 @@ class Uplink(asyncio.Protocol):
         self._sink = sink
         self._parser = httptools.HttpResponseParser(self)
         self._headers = []
-        self._headed = self._complete = self._touched = False
+        self._headed = self._complete = self._touched = self._between_chunks = False
         self._transport.write(request)
 
     def abort(self) -> None:
@@ -108,12 +112,20 @@ class Uplink(asyncio.Protocol):
             self.abort()
             return
         self._touched = True
+        if self._between_chunks:
+            # Nearly every read of a stream is one whole chunk, which leaves the parser as it is.
+            piece = _whole_chunk(data)
+            if piece:
+                sink.on_body(piece)
+                sink.on_flush()
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._finish(UplinkClosed(f"malformed answer: {error}"))
             self.abort()
             return
+        self._between_chunks = self._between_chunks and data.endswith(b"\r\n")
         if self._sink is not None:
             sink.on_flush()
         if self._complete:
@@ -144,8 +156,15 @@ class Uplink(asyncio.Protocol):
         if self._sink is not None:
             self._sink.on_body(piece)
 
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
+
     def on_message_complete(self) -> None:
         self._complete = True
+        self._between_chunks = False
         # The parser forgets what the headers said as soon as this callback returns.
         self._keep = self._parser is not None and bool(self._parser.should_keep_alive())
 
@@ -168,6 +187,17 @@ class Uplink(asyncio.Protocol):
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.on_end(error)
+
+
+def _whole_chunk(data: bytes) -> bytes:
+    """What the one chunk has that `data` is, framing and all; empty when it is anything else."""
+    begin = data.find(b"\r\n", 0, _SIZE_LINE) + 2
+    end = len(data) - 2
+    try:
+        is_whole = int(data[: begin - 2], 16) == end - begin and data.endswith(b"\r\n")
+    except ValueError:
+        return b""
+    return data[begin:end] if is_whole else b""
 
 
 class UplinkPool:

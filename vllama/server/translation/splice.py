@@ -6,6 +6,7 @@ and ends alike, and has nothing but plain text between, is moved across as it is
 else comes (quotes, an end, counts, calls) is left to the reader that understands it.
 """
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -22,6 +23,8 @@ _TELLING = (
     b'"tokens":[',
 )
 _BETWEEN = b"\n\n"
+# What a text may have that does not move as it is.
+_ODD = re.compile(rb'["\\<>&]').search
 
 
 class Splice:
@@ -51,7 +54,9 @@ class Splice:
         # Two events in one read have a quote between their texts, and are left to `move`.
         if not before or not read.startswith(before) or not read.endswith(ending):
             return None
-        text = _plain(read[len(before) : len(read) - len(ending)])
+        text = read[len(before) : len(read) - len(ending)]
+        if _ODD(text) is not None:
+            text = _plain(text)
         frame = self._frame() if text else None
         return b"%b%b%b" % (frame[0], text, frame[1]) if frame is not None else None
 
