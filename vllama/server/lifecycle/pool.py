@@ -11,10 +11,10 @@ from vllama.errors import EngineFailed, VllamaError
 from vllama.profile import Profile
 from vllama.server.lifecycle import room
 from vllama.server.lifecycle.dormitory import Dormitory
+from vllama.server.lifecycle.leasing import Leasing
 from vllama.server.lifecycle.member import Member, Unavailable, parked
 from vllama.server.lifecycle.night import Night
 from vllama.server.lifecycle.plan import Choose, Plan
-from vllama.server.lifecycle.replicas import Replica
 from vllama.server.lifecycle.runner import Lease, Runner
 from vllama.server.lifecycle.standing import Standing
 from vllama.server.lifecycle.timer import Timer
@@ -103,7 +103,7 @@ class Pool:
             Unavailable: it keeps crashing and is left alone for a while.
             VllamaError: it cannot be started; all who waited for this start get the same.
         """
-        return _Leasing(self, name, keep_alive_s, client, affinity)
+        return Leasing(self, name, keep_alive_s, client, affinity)
 
     def enter(self, name: str, keep_alive_s: float | None) -> Runner:
         """One more user of that model's engines, until `leave`."""
@@ -385,34 +385,3 @@ class Pool:
 
 def _digests(plan: Plan) -> list[str]:
     return [start.profile.digest for start in plan.starts[:1]]
-
-
-class _Leasing(AbstractAsyncContextManager[Lease]):
-    """One lease, from asking to giving back; made for each request, and so no generator."""
-
-    __slots__ = ("_affinity", "_client", "_keep_alive_s", "_name", "_pool", "_replica", "_runner")
-
-    def __init__(
-        self, pool: Pool, name: str, keep_alive_s: float | None, client: str, affinity: bytes
-    ) -> None:
-        self._pool = pool
-        self._name = name
-        self._keep_alive_s = keep_alive_s
-        self._client = client
-        self._affinity = affinity
-        self._runner: Runner
-        self._replica: Replica
-
-    async def __aenter__(self) -> Lease:
-        pool = self._pool
-        runner = self._runner = pool.enter(self._name, self._keep_alive_s)
-        try:
-            self._replica, lease = await runner.begin(self._client, self._affinity, pool.pend)
-        except BaseException:
-            pool.leave(runner)
-            raise
-        return lease
-
-    async def __aexit__(self, *_: object) -> None:
-        self._runner.finish(self._replica)
-        self._pool.leave(self._runner)
