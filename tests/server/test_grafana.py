@@ -28,6 +28,26 @@ def expressions() -> list[str]:
     return found
 
 
+def test_the_dashboard_has_the_form_that_grafana_reads() -> None:
+    document = json.loads(DASHBOARD.read_text())
+    assert document["schemaVersion"] >= 36
+    assert document["uid"]
+    assert document["title"]
+    variables = {each["name"] for each in document["templating"]["list"]}
+    assert {"source", "model"} <= variables
+    ids = [panel["id"] for panel in document["panels"]]
+    assert len(ids) == len(set(ids))
+    taken: set[tuple[int, int]] = set()
+    for panel in document["panels"]:
+        place = panel["gridPos"]
+        columns = range(place["x"], place["x"] + place["w"])
+        cells = {(x, y) for x in columns for y in range(place["y"], place["y"] + place["h"])}
+        assert max(columns) < 24, panel["title"]
+        assert not cells & taken, f"{panel['title']} lies over another"
+        taken |= cells
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${source}"}
+
+
 def asked(expression: str) -> dict[str, set[str]]:
     """The series that an expression reads, each with the labels it names."""
     series: dict[str, set[str]] = {}
