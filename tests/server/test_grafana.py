@@ -1,8 +1,11 @@
-"""The Grafana dashboard asks only for what a serving vllama tells."""
+"""The Grafana dashboard is one that Grafana loads, and asks only for what vllama tells."""
 
 import asyncio
 import json
+import re
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import httpx
 import promql_parser
@@ -18,11 +21,18 @@ from vllama.settings import Settings
 DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "grafana" / "vllama.json"
 # What Grafana fills in.
 VARIABLES = {"$__rate_interval": "1m", "$model": ".*"}
+COLUMNS = 24
+# Since this one, a source of data is named by type and uid, as here.
+SCHEMA_WITH_SOURCES = 36
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return found
 
 
 def expressions() -> list[str]:
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    found = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    found = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
     for name, value in VARIABLES.items():
         found = [expression.replace(name, value) for expression in found]
     return found
@@ -64,6 +74,51 @@ def asked(expression: str) -> dict[str, set[str]]:
 
     promql_parser.walk(promql_parser.parse(expression), visit)
     return {name: named | labels for name, named in series.items()}
+
+
+def test_it_is_whole_and_of_grafanas_classic_model() -> None:
+    board = dashboard()
+    assert board["schemaVersion"] >= SCHEMA_WITH_SOURCES
+    # Grafana gives the number, and keeps the uid, when it imports one.
+    assert "id" not in board
+    assert re.fullmatch(r"[\w-]{1,40}", board["uid"])
+    assert board["title"]
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in board["panels"]:
+        assert panel["title"]
+        letters = [target["refId"] for target in panel["targets"]]
+        assert letters
+        assert len(set(letters)) == len(letters), panel["title"]
+
+
+def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
+    """The places on the grid that a panel covers."""
+    at = panel["gridPos"]
+    assert min(at["x"], at["y"]) >= 0
+    assert min(at["w"], at["h"]) >= 1
+    assert at["x"] + at["w"] <= COLUMNS, panel["title"]
+    return set(product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"])))
+
+
+def test_no_panel_lies_over_another() -> None:
+    for one, other in combinations(dashboard()["panels"], 2):
+        assert not cells(one) & cells(other), (one["title"], other["title"])
+
+
+def test_every_variable_is_there_and_filled_when_the_dashboard_opens() -> None:
+    board = dashboard()
+    variables = {each["name"]: each for each in board["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps([board["panels"], board["templating"]])))
+    assert {name for name in used if not name.startswith("__")} == variables.keys()
+    for each in variables.values():
+        if each["type"] == "query":
+            # Else Grafana keeps the values of whoever saved it last: here none.
+            assert each["refresh"] in (1, 2)
+            assert each["allValue"] == VARIABLES["$model"]
+    [source] = [name for name, each in variables.items() if each["type"] == "datasource"]
+    for each in [*board["panels"], variables["model"]]:
+        assert each["datasource"] == {"type": "prometheus", "uid": f"${{{source}}}"}
 
 
 @pytest.mark.llamacpp
