@@ -19,7 +19,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import uvicorn
 import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,6 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.conftest import ROOT, installed
+from tests.server.house import listening
 from tests.server.running import Running, chat, cmdline, serving
 from vllama.cli import serve
 from vllama.engines.attached import Attached
@@ -215,18 +215,8 @@ async def taking_turns(*urls: str) -> AsyncIterator[str]:
         return JSONResponse({"error": {"message": "no engine is left"}}, 503)
 
     app = Starlette(routes=[Route("/{path:path}", pass_on, methods=["GET", "POST"])])
-    config = uvicorn.Config(app, port=free_port(), log_level="critical", lifespan="off")
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(60):
-            while not server.started:  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{config.port}"
-    finally:
-        server.should_exit = server.force_exit = True
-        await running
-        await client.aclose()
+    async with client, listening(app) as url:
+        yield url
 
 
 @asynccontextmanager

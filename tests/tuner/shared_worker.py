@@ -1,4 +1,7 @@
-"""A tuner that works on a shared study: `python -m tests.tuner.shared_worker URL TRIALS WORKS`."""
+"""A tuner that works on a shared study: `python -m tests.tuner.shared_worker URL TRIALS WORKS`.
+
+It says `ready`, and begins when it reads a line.
+"""
 
 import asyncio
 import sys
@@ -16,11 +19,14 @@ async def main(url: str, trials: int, only_searches: bool) -> None:
     about = subject()
     sampler = samplers.make("gp", about.space, 1, about.objective)
     with study.opened(url, about.study, about.space, about.objective, sampler) as kept:
+        print("ready", flush=True)
+        sys.stdin.readline()
         way = Way(only_searches=only_searches)
         tuning = Tuning(kept, bench, about, MACHINE, Budget(trials), bench.clock, way=way)
         async for event in tuning.run():
             if isinstance(event, Trial):
                 print(event.number, event.origin, flush=True)
+                # How long a trial takes: nobody can do all of them before the others have begun.
                 await asyncio.sleep(0.05)
     if not only_searches:
         print("won", slots(tuning.judged().options), flush=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.fakes import until
 from tests.tuner.simulated import subject
 from vllama.errors import UsageError
 from vllama.tuner import samplers, storages, study
@@ -22,7 +23,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def worker(url: str, role: str, trials: int = 9) -> "subprocess.Popen[str]":
     words = [sys.executable, "-m", "tests.tuner.shared_worker", url, str(trials), role]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
 
 def kept(url: str) -> list[Trial]:
@@ -34,6 +36,13 @@ def kept(url: str) -> list[Trial]:
 
 def test_workers_share_the_trials_and_one_judges(url: str) -> None:
     running = [worker(url, role) for role in ("main", "worker", "worker")]
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     told = [process.communicate(timeout=120)[0].splitlines() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     assert told[0][-1] == "won 10"
@@ -79,15 +88,12 @@ def test_the_trial_of_a_dead_worker_is_free_again(
 async def test_a_worker_that_shows_that_it_lives_keeps_its_trial(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import asyncio
-
     slow, other = two(url)
     assert slow.ask() is not None
     before = other._running()[0].user_attrs["alive_at"]
     monkeypatch.setattr(study, "BEAT_S", 0.01)
     async with slow.alive():
-        await asyncio.sleep(0.05)
-    assert other._running()[0].user_attrs["alive_at"] > before
+        await until(lambda: other._running()[0].user_attrs["alive_at"] > before)
 
 
 def test_a_shared_study_can_be_forgotten(url: str) -> None:
