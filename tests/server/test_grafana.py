@@ -35,7 +35,13 @@ def expressions() -> list[str]:
     found = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
     for name, value in VARIABLES.items():
         found = [expression.replace(name, value) for expression in found]
-    return found
+    return [*found, *listed()]
+
+
+def listed() -> list[str]:
+    """The series whose labels fill the variables."""
+    queries = [each["query"] for each in dashboard()["templating"]["list"]]
+    return re.findall(r"label_values\((.+), model\)", " ".join(queries))
 
 
 def test_the_dashboard_has_the_form_that_grafana_reads() -> None:

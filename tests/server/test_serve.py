@@ -56,7 +56,7 @@ async def test_a_folder_is_served_by_its_short_name_and_leaves_nothing(
         running.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(running.process.wait, 120) == 0
         assert not await left(family)
-        assert "no saved profile" in running.text
+        assert running.text.count("no saved profile") == 1
 
 
 async def test_the_saved_profile_is_what_is_launched(
@@ -64,7 +64,7 @@ async def test_the_saved_profile_is_what_is_launched(
 ) -> None:
     Shelf(settings.home / "profiles").put(profile)
     async with serving(str(toy), "--preload", settings=settings) as running:
-        assert "profile 'best' on llamacpp" in running.text
+        assert running.text.count("profile 'best' on llamacpp") == 1
         async with httpx.AsyncClient(trust_env=False) as client:
             loaded = (await client.get(f"{running.url}/api/ps")).json()["models"]
         assert loaded[0]["context_length"] in (2048, 4096)

@@ -53,6 +53,7 @@ class Launcher:
         self._replicas = replicas
         self._sleeps = sleeps
         self._shelf = Shelf(settings.home / "profiles")
+        self._told: dict[str, tuple[str, str]] = {}
 
     def key(self, name: str) -> str:
         """The one name for all names of a model."""
@@ -109,8 +110,8 @@ class Launcher:
         saved = self.saved(model)
         if saved is not None:
             engine = engines.engine(saved.engine, self._settings)
-            log.info("%s: profile '%s' on %s", model.name, saved.name, saved.engine)
-            _warn_if_outdated(saved, engine)
+            if self._tell(model.name, f"profile '{saved.name}' on {saved.engine}", saved.digest):
+                _warn_if_outdated(saved, engine)
             yield Start(engine, saved)
             for safer in self._safer(saved):
                 yield Start(engine, safer)
@@ -119,11 +120,18 @@ class Launcher:
             wanted = self._wanted
         choice = engines.choose(model, self._machine, self._settings, wanted)
         if saved is None:
-            log.info(
-                "%s: no saved profile, so the defaults of %s (tune it: vllama tune %s)",
-                model.name, choice.reason, model.name,
-            )  # fmt: skip
+            remedy = f"tune it: vllama tune {model.name}"
+            said = f"no saved profile, so the defaults of {choice.reason} ({remedy})"
+            self._tell(model.name, said)
         yield Start(choice.engine, choice.engine.default(model, self._machine))
+
+    def _tell(self, name: str, how: str, digest: str = "") -> bool:
+        """Say how a model is launched, unless that is what was said of it last."""
+        is_news = self._told.get(name) != (how, digest)
+        if is_news:
+            self._told[name] = (how, digest)
+            log.info("%s: %s", name, how)
+        return is_news
 
     def _safer(self, saved: Profile) -> Iterator[Profile]:
         """Its fall-back order: names on the shelf, or options outright."""
