@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vllama import gguf
 from vllama.model import Model
+from vllama.store import hub_form
 from vllama.store.gotemplate.errors import TemplateError
 
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -36,16 +37,12 @@ def render(
     """
     values: dict[str, Any] = {
         **tokens,
-        "messages": [_message(m) for m in messages],
-        "tools": list(tools) or None,
+        "messages": [_message(m) for m in hub_form.linked(messages, template)],
+        "tools": [hub_form.tool(t) for t in tools] or None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
+        **hub_form.switches(think),
     }
-    if think is not None:
-        # Each family has its own name for it; a template ignores those it does not know.
-        values |= {"enable_thinking": bool(think), "thinking": bool(think)}
-    if isinstance(think, str):
-        values["reasoning_effort"] = think
     try:
         return _compiled(template).render(values)
     except jinja2.TemplateError as error:

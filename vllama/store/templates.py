@@ -34,8 +34,8 @@ def render(
     kind = card.template_kind if template is None else chat_template.kind(text)
     if kind == "jinja":
         return jinja.render(text, messages, tools, think, jinja.tokens(card.model))
-    values = {"Think": bool(think), "ThinkLevel": think if isinstance(think, str) else "",
-              "IsThinkSet": think is not None}  # fmt: skip
+    level = think if isinstance(think, str) else "medium" if think else ""
+    values = {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}
     return _go(compiled(text), messages, tools, values, today)
 
 

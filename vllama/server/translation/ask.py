@@ -57,3 +57,10 @@ class Ask:
         """Whether the answer may begin with thinking that is to be set apart."""
         can = self.card is None or "thinking" in self.card.capabilities
         return can and self.think is not False
+
+    @property
+    def thinking(self) -> bool | str | None:
+        """What the template is told: a model that can think does, unless it is told not to."""
+        if self.think is None and self.card is not None and "thinking" in self.card.capabilities:
+            return True
+        return self.think

@@ -8,6 +8,7 @@ from vllama.server.lifecycle.runner import Lease
 from vllama.server.translation import tool_choice
 from vllama.server.translation.ask import Ask
 from vllama.server.translation.engine_calls import is_llamacpp, is_vllm
+from vllama.store import hub_form
 
 _MAGIC = (
     (b"\x89PNG", "image/png"),
@@ -37,12 +38,12 @@ def chat_body(ask: Ask, lease: Lease, window: int) -> dict[str, Any]:
     }
     if ask.tools:
         body |= _tools(ask, lease)
-    if ask.think is not None and (ask.card is None or "thinking" in ask.card.capabilities):
-        body["chat_template_kwargs"] = {"enable_thinking": bool(ask.think)}
+    if ask.card is None or "thinking" in ask.card.capabilities:
+        switches = hub_form.switches(ask.thinking)
+        if switches:
+            body["chat_template_kwargs"] = switches
         if isinstance(ask.think, str):
-            level = "high" if ask.think == "max" else ask.think
-            body["chat_template_kwargs"]["reasoning_effort"] = level
-            body["reasoning_effort"] = level
+            body["reasoning_effort"] = hub_form.effort(ask.think)
     if ask.logprobs:
         body["logprobs"] = True
         if ask.top_logprobs:
@@ -112,21 +113,22 @@ def unsent_stops(ask: Ask, lease: Lease) -> tuple[str, ...]:
 def chat_messages(ask: Ask, thinking: str) -> list[dict[str, Any]]:
     """Ollama's messages as OpenAI's; `thinking` is what the engine calls that field."""
     found = []
-    for message in ask.messages:
+    for message in hub_form.linked(ask.messages, ask.card.template if ask.card else ""):
         each: dict[str, Any] = {"role": message.get("role", "")}
         images = message.get("images") or ()
         content = message.get("content") or ""
         if images:
+            # In front of the text, where Ollama and the families' own examples have them.
             parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if content else []
-            each["content"] = [*parts, *(_image_part(image) for image in images)]
+            each["content"] = [*(_image_part(image) for image in images), *parts]
         else:
             each["content"] = content
         if message.get("thinking") and thinking:
             each[thinking] = message["thinking"]
         if message.get("tool_calls"):
-            each["tool_calls"] = [_call(c, i) for i, c in enumerate(message["tool_calls"])]
+            each["tool_calls"] = [_call(call) for call in message["tool_calls"]]
         if each["role"] == "tool":
-            each["tool_call_id"] = message.get("tool_call_id") or message.get("tool_name") or ""
+            each["tool_call_id"] = message["tool_call_id"]
             if message.get("tool_name"):
                 each["name"] = message["tool_name"]
         found.append(each)
@@ -139,20 +141,14 @@ def _tools(ask: Ask, lease: Lease) -> dict[str, Any]:
         # It knows no choice by name: the only tool there is comes to the same.
         only = tool_choice.named(ask)
         tools, choice = only or tools, tool_choice.REQUIRED if only else None
-    body: dict[str, Any] = {"tools": [dict(tool) for tool in tools]}
+    body: dict[str, Any] = {"tools": [hub_form.tool(tool) for tool in tools]}
     return body if choice is None else {**body, "tool_choice": choice}
 
 
-def _call(call: dict[str, Any], position: int) -> dict[str, Any]:
-    function = call.get("function") or {}
-    return {
-        "id": call.get("id") or f"call_{position}",
-        "type": "function",
-        "function": {
-            "name": function.get("name", ""),
-            "arguments": json.dumps(function.get("arguments") or {}, ensure_ascii=False),
-        },
-    }
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """A call with its arguments as text, as OpenAI has them."""
+    arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def _image_part(image: str) -> dict[str, Any]:

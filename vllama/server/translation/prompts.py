@@ -1,15 +1,11 @@
 """Prompts: which asks are rendered here, and into what text."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from vllama.server.lifecycle.runner import Lease
 from vllama.server.translation.ask import Ask, Message
 from vllama.server.translation.engine_calls import is_vllm
 from vllama.store import templates
-
-_PROPERTY_ORDER = ("anyOf", "type", "items", "description", "enum", "properties", "required")
-_PARAMETER_ORDER = ("type", "$defs", "items", "required", "properties")
 
 
 def is_rendered_here(ask: Ask, lease: Lease) -> bool:
@@ -50,39 +46,9 @@ def text(ask: Ask) -> str:
     if ask.suffix:
         prompt = str(ask.messages[-1].get("content") or "")
         return templates.infill(ask.card, prompt, ask.suffix, template=ask.template)
-    tools = [normal(tool) for tool in ask.tools]
-    return templates.render(ask.card, ask.messages, tools, ask.think, template=ask.template)
+    return templates.render(ask.card, ask.messages, ask.tools, ask.thinking, template=ask.template)
 
 
 def without_images(messages: Iterable[Message]) -> tuple[Message, ...]:
     """The same messages for one who only counts text."""
     return tuple({k: v for k, v in m.items() if k != "images"} for m in messages)
-
-
-def normal(tool: Any) -> dict[str, Any]:
-    """A tool as Ollama's templates see it: known keys only, in their order."""
-    function = tool.get("function") or {}
-    parameters = function.get("parameters") or {}
-    shown: dict[str, Any] = {}
-    for key in _PARAMETER_ORDER:
-        if key == "properties":
-            found = parameters.get(key) or {}
-            shown[key] = {k: _property(v) for k, v in found.items() if isinstance(v, dict)}
-        elif key == "type" or parameters.get(key):
-            shown[key] = parameters.get(key, "")
-    inner = {"name": function.get("name", "")}
-    if function.get("description"):
-        inner["description"] = function["description"]
-    return {"type": tool.get("type", ""), "function": {**inner, "parameters": shown}}
-
-
-def _property(value: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = {}
-    for key in _PROPERTY_ORDER:
-        if not value.get(key):
-            continue
-        if key == "properties":
-            shown[key] = {k: _property(v) for k, v in value[key].items() if isinstance(v, dict)}
-        else:
-            shown[key] = value[key]
-    return shown
