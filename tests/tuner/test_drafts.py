@@ -1,4 +1,4 @@
-"""A small model that the user names may guess ahead, where llama.cpp is faster for it."""
+"""A small model that the user names may guess ahead, where an engine is faster for it."""
 
 import json
 from dataclasses import replace
@@ -71,10 +71,40 @@ def test_a_model_that_brings_its_own_draft_keeps_it() -> None:
     assert any("its own" in r.reason for r in found.ruled_out if r.option == "model_draft")
 
 
-def test_a_draft_for_vllm_is_refused(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["tune", str(toy), "--engine", "vllm", "--draft", str(toy), "--dry-run"]
+def vllm_space(gib: float = 24) -> Space:
+    draft = replace(DRAFT, safetensors=Path("/models/small"))
+    return build(
+        on.model(on.TOY), on.machine(gib=gib), engine="vllm", version="0.32.0",
+        accepts=on.VLLM_TAKES, default=Profile("default", "vllm", "some/model"),
+        load=(on.chat(64),), draft=draft,
+    )  # fmt: skip
+
+
+def test_a_named_draft_is_a_seed_and_a_choice_of_vllm_too() -> None:
+    found = vllm_space()
+    assert choices(found)["spec_method"] == ("none", "draft_model")
+    assert found.launch({"spec_method": "draft_model", "spec_tokens": 5}) == {
+        "spec_method": "draft_model", "spec_model": "/models/small", "spec_tokens": 5,
+    }  # fmt: skip
+    assert any(seed.get("spec_model") == "/models/small" for seed in found.seeds)
+
+
+def test_the_memory_of_a_draft_counts_on_vllm_too() -> None:
+    fit = vllm_space().fit
+    assert fit is not None
+    drafting = {"spec_method": "draft_model"}
+    room, alone = fit.verdict(drafting).kv_tokens, fit.verdict({}).kv_tokens
+    # The draft is as large as the model: half as many tokens have room.
+    assert 0.45 < room / alone < 0.51
+
+
+def test_a_draft_that_the_engine_cannot_read_is_refused(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gguf = next(toy.glob("*.gguf"))
+    words = ["tune", str(toy), "--engine", "vllm", "--draft", str(gguf), "--dry-run"]
     assert main(words) == 2
-    assert "--draft is for llama.cpp" in capsys.readouterr().err
+    assert "is not there as safetensors" in capsys.readouterr().err
 
 
 def test_a_draft_that_was_named_is_in_the_space_of_a_tune(

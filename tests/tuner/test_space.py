@@ -8,7 +8,10 @@ from tests.tuner import machines as on
 from vllama.errors import UsageError
 from vllama.machine import Gpu
 from vllama.profile import Profile
+from vllama.tuner.knobs_vllm_cpu import THREADS
+from vllama.tuner.objective import Objective
 from vllama.tuner.space import Knob, Space, build
+from vllama.tuner.subject import Subject
 
 CPU = on.machine()
 ONE_GPU = on.machine(on.gpu())
@@ -95,7 +98,7 @@ def test_neighbours_differ_in_one_knob_and_can_work(space: Space) -> None:
 
 def test_an_option_the_installed_version_lacks_is_not_varied() -> None:
     space = on.vllm_space(CPU, takes=frozenset({"max_num_seqs", "max_num_batched_tokens"}))
-    assert names(space) <= {"max_num_seqs", "max_num_batched_tokens"}
+    assert names(space) <= {"max_num_seqs", "max_num_batched_tokens", THREADS}
     assert reason(space, "optimization_level") == "vllm 0.32.0 does not take this option"
 
 
@@ -141,6 +144,21 @@ def test_what_only_a_gpu_has_is_ruled_out_on_a_cpu() -> None:
         assert reason(space, option) == "there is no GPU"
 
 
+def test_how_threads_are_bound_is_tried_on_a_cpu_though_no_option_says_it() -> None:
+    space = SPACES["vllm on a CPU"]
+    assert knob(space, THREADS).choices == ("auto", "nobind")
+    assert {"max_num_seqs": 16, THREADS: "nobind"} in space.seeds
+    assert reason(SPACES["vllm on a GPU"], THREADS) == "it is for vLLM on a processor"
+
+
+def test_what_is_a_variable_goes_into_the_environment_of_a_profile() -> None:
+    default = Profile("default", "vllm", "some/model", environment={"HF_HOME": "/models"})
+    about = Subject(default, (on.chat(),), Objective("throughput"), SPACES["vllm on a CPU"])
+    found = about.profile({"max_num_seqs": 16, THREADS: "nobind"})
+    assert found.options == {"max_num_seqs": 16}
+    assert found.environment == {"HF_HOME": "/models", THREADS: "nobind"}
+
+
 def test_parallel_sizes_divide_the_heads_and_fit_the_gpus() -> None:
     space = SPACES["vllm on four GPUs"]
     assert knob(space, "tensor_parallel_size").choices == (1, 2, 4)
@@ -155,7 +173,7 @@ def test_lossy_choices_need_permission() -> None:
     space = on.vllm_space(ONE_GPU, shape=on.QWEN_8B, allow_lossy=True)
     assert knob(space, "kv_cache_dtype").choices == ("auto", "fp8")
     space = on.llamacpp_space(CPU, allow_lossy=True)
-    assert knob(space, "cache_type_v").choices == ("f16", "q8_0")
+    assert knob(space, "cache_type_v").choices == ("f16", "q8_0", "q4_0")
     assert space.check({"cache_type_v": "q8_0", "flash_attn": "off"}) is not None
 
 

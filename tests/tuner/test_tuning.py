@@ -80,6 +80,16 @@ async def test_the_finals_start_everyone_afresh_and_interleave() -> None:
         assert sides != sorted(sides)
 
 
+async def test_a_gain_that_noise_hides_gets_as_many_rounds_again() -> None:
+    bench = SimulatedBench(faster_with_slots, noise=0.05, start_noise=0.15, seed=0)
+    tuning = await tune(bench)
+    assert len({b.round for b in tuning.blocks}) == 9
+    verdict = tuning.judged()
+    assert verdict.gain is not None
+    assert verdict.gain.ci95 is not None
+    assert verdict.gain.ratio > 1.1
+
+
 async def test_when_nothing_beats_the_default_it_is_kept_and_said() -> None:
     bench = SimulatedBench(lambda _: 1000.0, noise=0.01, start_noise=0.01, seed=3)
     tuning = await tune(bench)

@@ -34,11 +34,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def draft_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what guesses ahead."""
     parser.add_argument("--draft", metavar="MODEL",
-        help="a small model of the same vocabulary that may guess ahead (llama.cpp)")  # fmt: skip
+        help="a small model of the same vocabulary that may guess ahead")  # fmt: skip
 
 
 def draft(args: argparse.Namespace, engine: str, settings: Settings) -> Model | None:
-    """The model that may guess ahead; None where none was named, or for another engine.
+    """The model that may guess ahead; None where none was named, or only another engine of
+    `--engine auto` can read it.
 
     Raises:
         ModelNotFound: there is none of that name.
@@ -48,16 +49,13 @@ def draft(args: argparse.Namespace, engine: str, settings: Settings) -> Model | 
 
     if args.draft is None:
         return None
-    if engine != "llamacpp":
-        if args.engine == "auto":
-            return None
-        raise UsageError(
-            "--draft is for llama.cpp", "vLLM's guesses from the text are tried by themselves."
-        )
     found = store.resolve(args.draft, settings)
-    if found.gguf is None:
-        raise UsageError(f"--draft {args.draft} has no GGUF file", "llama.cpp needs one.")
-    return found
+    kind = "gguf" if engine == "llamacpp" else "safetensors"
+    if kind in found.formats:
+        return found
+    if args.engine == "auto":
+        return None
+    raise UsageError(f"--draft {args.draft} is not there as {kind}", f"{engine} reads no other.")
 
 
 def lossy_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from vllama.bench.compare import paired
+from vllama.bench.compare import Comparison, paired
 from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
@@ -33,12 +33,16 @@ _LAVISH = [(6, 2, 4), (5, 2, 4), (5, 2, 3), (3, 2, 4), (3, 2, 3)]
 # Who is chosen among several by two rounds was also lucky in them: with so many rounds after
 # that, only these count for what is claimed.
 CHOSEN_AFTER, TO_CLAIM = 2, 3
+# Where starts are cheap, a gain that noise hides is worth as many rounds again. It is looked at
+# once more after all of them, not after each: who looks often enough sees a gain in anything.
+FURTHER = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`rounds` fresh starts of everyone, `blocks` of `block_s` seconds per load on each.
 
+    `further` rounds follow where these see a gain but cannot tell it from noise.
     `side_by_side`: all are started before any is measured, and their blocks alternate, so
     that slow drift of the machine meets all alike. Needs the memory for all at once.
     """
@@ -48,6 +52,7 @@ class Plan:
     block_s: float
     contenders: int
     side_by_side: bool
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +79,15 @@ def plan(
 
     `costs_s` is what one block over all loads really took on the default and on each
     contender, best first. Two rounds are for all contenders, for the best in the search is
-    often not the best: there, chance chose it. The further rounds are for who is left. Where
-    starts are cheap there are four, which find 3 % with 95 % power, where they cost a minute
-    each three.
+    often not the best: there, chance chose it. The further rounds are for who is left: three
+    where starts are cheap, which four contenders may have then; else there are three in all.
     """
     cheap = start_s <= block_s
-    wanted = [(4, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 1)] if cheap else [(3, 2, 2), *_FRUGAL]
+    wanted = [(5, 2, 4), (4, 2, 2), (4, 2, 1), *_FRUGAL] if cheap else [(3, 2, 2), *_FRUGAL]
     if left_s is not None:
         wanted = [*_LAVISH, *wanted]
     for rounds, blocks, contenders in [*wanted, (2, 1, 1)]:
-        found = Plan(rounds, blocks, block_s, contenders, side_by_side)
+        found = Plan(rounds, blocks, block_s, contenders, side_by_side, FURTHER if cheap else 0)
         if left_s is None or cost_s(found, start_s, costs_s) <= left_s:
             return found
     return None
@@ -98,12 +102,15 @@ async def run(
 ) -> AsyncIterator[Block]:
     """Measure the default and the finalists; the order turns round with every round.
 
-    After two rounds, no further one is begun that `left_s` would not hold.
+    After two rounds, no further one is begun that `left_s` would not hold. The further rounds
+    of `plan` are for what looks better than the default by more than is equivalent.
     """
     everyone: list[Options] = [{}, *finalists]
     done: list[Block] = []
     side_s = 0.0
-    for number in range(plan.rounds):
+    for number in range(plan.rounds + plan.further):
+        if number == plan.rounds and not _undecided(subject, done, everyone[1:]):
+            return
         before_s = left_s()
         if number >= 2 and side_s * len(everyone) > before_s:
             return
@@ -115,7 +122,7 @@ async def run(
         if math.isfinite(before_s):
             side_s = max(side_s, (before_s - left_s()) / len(everyone))
         everyone = [{}, *_still_in(subject, done, everyone[1:], plan)]
-        if _settled(subject, done, everyone[1:], plan):
+        if number < plan.rounds and _settled(subject, done, everyone[1:], plan):
             return
 
 
@@ -155,14 +162,35 @@ def _settled(
     """
     if len(finalists) != 1:
         return False
-    default, other = (by_round(subject, done, o) for o in ({}, finalists[0]))
-    both = sorted(default.keys() & other.keys())
+    compared = _against_default(subject, done, finalists[0])
     chosen = plan.contenders > 1 and plan.rounds - CHOSEN_AFTER >= TO_CLAIM
-    if len(both) < 2 or (chosen and not is_claimable(both)):
+    if compared is None or (chosen and not is_claimable(by_round(subject, done, finalists[0]))):
         return False
-    pairs = [(math.exp(default[n]), math.exp(other[n])) for n in both]
-    found = paired([d for d, _ in pairs], [o for _, o in pairs], lower_is_better=False).ci95
+    found = compared.ci95
     return found is not None and (found[0] > math.exp(FAR) or found[1] < 1)
+
+
+def _undecided(subject: Subject, done: Sequence[Block], finalists: Sequence[Options]) -> bool:
+    """None is better than the default beyond noise, and one of them looks better."""
+    compared = [_against_default(subject, done, options) for options in finalists]
+    every = [(c.ratio, c.ci95) for c in compared if c is not None]
+    proven = any(ci95 is not None and ci95[0] > 1 for _, ci95 in every)
+    return not proven and any(ratio > 1 + CLOSE for ratio, _ in every)
+
+
+def _against_default(
+    subject: Subject, done: Sequence[Block], options: Options
+) -> Comparison | None:
+    """As the verdict will see it: in pairs of starts of the same round, without those that
+    chose where enough others are left; None where there are fewer than two."""
+    default, other = (by_round(subject, done, o) for o in ({}, options))
+    both = sorted(default.keys() & other.keys())
+    if is_claimable(both):
+        both = [n for n in both if n >= CHOSEN_AFTER]
+    if len(both) < 2:
+        return None
+    pairs = [(math.exp(default[n]), math.exp(other[n])) for n in both]
+    return paired([d for d, _ in pairs], [o for _, o in pairs], lower_is_better=False)
 
 
 def _mean(values: Mapping[int, float]) -> float:

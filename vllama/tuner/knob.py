@@ -143,18 +143,24 @@ class Catalogue:
     """What one engine has to vary: how each knob is made, what binds them, where to begin.
 
     `complete` gives the options that follow from others, such as a context that grows with
-    the slots.
+    the slots. `compiled` are the options under whose values compiled code is kept.
     """
 
     makers: Mapping[str, Maker]
     rules: Callable[[Ground], Sequence[Rule]]
     seeds: Callable[[Ground], Sequence[Options]]
     complete: Callable[[Ground, Options], Options] = field(default=lambda _, __: {})
+    compiled: frozenset[str] = frozenset()
 
 
 def always(made: Knob | RuledOut) -> Maker:
     """The maker of what is the same everywhere."""
     return lambda _: made
+
+
+def is_variable(name: str) -> bool:
+    """Whether this is no option but a variable of the child's environment: it is in capitals."""
+    return name.isupper()
 
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

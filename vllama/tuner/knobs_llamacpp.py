@@ -110,8 +110,8 @@ def _cache_type(name: str) -> Maker:
         if not ground.allow_lossy:
             return RuledOut(name, "a smaller cache type changes answers: only with --allow-lossy")
         return Knob(
-            name, "categorical", ("f16", "q8_0"), "f16",
-            "half the bytes to read for long contexts", lossy=True,
+            name, "categorical", ("f16", "q8_0", "q4_0"), "f16",
+            "half or a quarter of the bytes to read for long contexts", lossy=True,
         )  # fmt: skip
 
     return make

@@ -15,10 +15,21 @@ from vllama.tuner.knob import (
     count,
     ladder,
 )
+from vllama.tuner.knobs_vllm_cpu import MAKERS as ON_CPU
+from vllama.tuner.knobs_vllm_cpu import THREADS
 from vllama.tuner.knobs_vllm_gpu import ON_GPU
+from vllama.tuner.knobs_vllm_spec import DRAFTING, complete
+from vllama.tuner.knobs_vllm_spec import MAKERS as SPECULATION
 
 _TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _BLOCK = 128
+# What is in the key of vLLM's cache of compiled code (since 0.29 the limits of the scheduler, too).
+_COMPILED = frozenset({
+    "max_num_seqs", "max_num_batched_tokens", "max_model_len", "dtype", "kv_cache_dtype",
+    "optimization_level", "performance_mode", "max_cudagraph_capture_size", "attention_backend",
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
+    "enable_expert_parallel", "spec_method", "spec_tokens",
+})  # fmt: skip
 _LEFT_ALONE = {
     "enable_chunked_prefill": "on by default; vLLM warns that off may crash or give wrong output",
     "block_size": "the attention backend chooses it, and may refuse another",
@@ -212,32 +223,6 @@ def _watermark(ground: Ground) -> Knob | RuledOut:
     )  # fmt: skip
 
 
-def _speculation(ground: Ground) -> Knob | RuledOut:
-    if not ground.has_real_text:
-        return RuledOut(
-            "spec_method", "the prompts are made up: how often a guess is right would be luck"
-        )
-    if ground.concurrency > 16:
-        return RuledOut("spec_method", "with many in flight the guesses take time from others")
-    return Knob(
-        "spec_method", "categorical", ("none", "ngram"), "none",
-        "guesses the next tokens from the text so far; the answers stay the same",
-    )  # fmt: skip
-
-
-def _speculated(ground: Ground) -> Knob | RuledOut:
-    if isinstance(_speculation(ground), RuledOut):
-        return RuledOut("spec_tokens", "nothing is guessed")
-    return Knob("spec_tokens", "int", (2, 3, 5), 3, "tokens guessed at once", log=True)
-
-
-def _complete(_: Ground, options: Options) -> Options:
-    """How many to guess goes with guessing, and with nothing else."""
-    if options.get("spec_method", "none") == "none":
-        return {}
-    return {"spec_tokens": options.get("spec_tokens", 3)}
-
-
 def _servers(ground: Ground) -> Knob | RuledOut:
     if ground.machine.cpu.cores < 8 or ground.concurrency < 64:
         return RuledOut(
@@ -285,16 +270,20 @@ def _rules(ground: Ground) -> Sequence[Rule]:
 def _seeds(ground: Ground) -> Sequence[Options]:
     busy = ground.concurrency
     thumb: dict[str, Scalar] = {"max_num_seqs": busy}
+    drafting: tuple[Options, ...] = ({"spec_method": DRAFTING},) if ground.draft else ()
     if not ground.on_gpu:
         return (
+            *drafting,
             thumb,
             {**thumb, "optimization_level": 0},
             {**thumb, "max_num_batched_tokens": 512},
+            {**thumb, THREADS: "nobind"},
         )
     size = ground.model.shape.weight_bytes
     # Prompts of small models are cheap: a large budget hides in the step.
     budget = 16384 if size < 8 * GIB else 8192 if size < 40 * GIB else 4096
     return (
+        *drafting,
         {"performance_mode": "throughput"},
         {"performance_mode": "interactivity"},
         {**thumb, "max_num_batched_tokens": budget},
@@ -317,13 +306,14 @@ CATALOGUE = Catalogue(
         "performance_mode": _performance_mode,
         "stream_interval": _stream_interval,
         "watermark": _watermark,
-        "spec_method": _speculation,
-        "spec_tokens": _speculated,
+        **SPECULATION,
         "api_server_count": _servers,
+        **ON_CPU,
         **ON_GPU.makers,
         **{name: always(RuledOut(name, reason)) for name, reason in _LEFT_ALONE.items()},
     },
     rules=_rules,
     seeds=_seeds,
-    complete=_complete,
+    complete=complete,
+    compiled=_COMPILED,
 )

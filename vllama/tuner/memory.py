@@ -1,7 +1,7 @@
 """Where memory goes: weights, keys and values, activations, graphs, and the engine itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllama.machine import GIB
 from vllama.model import Shape
@@ -9,6 +9,7 @@ from vllama.profile import Scalar
 from vllama.tuner.device import Device
 from vllama.tuner.knob import Ground, count
 from vllama.tuner.knobs_vllm import batch_defaults
+from vllama.tuner.knobs_vllm_spec import DRAFTING
 
 MIB = 1024**2
 _BLOCK_CPU, _BLOCK_GPU = 128, 16
@@ -107,6 +108,9 @@ def _vllm(
     tensor = count(options, "tensor_parallel_size", 1)
     shards = tensor * count(options, "pipeline_parallel_size", 1)
     weights = shape.weight_bytes * weight_share(ground, options) / shards
+    drafter = _drafter(ground, options)
+    if drafter is not None:
+        weights += drafter.model.shape.weight_bytes * weight_share(drafter, options) / shards
     activation = _activation(ground, options, tensor) * correction.activation_scale
     if device.is_cpu and is_eager(options):
         # Without compiled code to warm up no step is run before the cache is sized.
@@ -122,6 +126,8 @@ def _vllm(
     kv = explicit or left
     length = context_tokens(ground, options)
     one = _sequence_bytes(ground, device, options, length)
+    if drafter is not None:
+        one += _sequence_bytes(drafter, device, options, length)
     return Budget(
         total_bytes=round(total if not explicit else min(device.free_bytes, used + explicit)),
         weight_bytes=round(weights * correction.weight_scale),
@@ -133,6 +139,13 @@ def _vllm(
         context_tokens=length,
         sequence_bytes=one,
     )
+
+
+def _drafter(ground: Ground, options: Mapping[str, Scalar]) -> Ground | None:
+    """The same ground with the model that guesses ahead, where one does."""
+    if ground.draft is None or options.get("spec_method") != DRAFTING:
+        return None
+    return replace(ground, model=ground.draft)
 
 
 def is_eager(options: Mapping[str, Scalar]) -> bool:

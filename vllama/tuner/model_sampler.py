@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from vllama.profile import Scalar
-from vllama.tuner import crashes, drift, gaussian
+from vllama.tuner import crashes, drift, gaussian, start_times
 from vllama.tuner.gaussian import Array, Mask
 from vllama.tuner.objective import Objective
 from vllama.tuner.prior import Prior
@@ -99,15 +99,20 @@ class ModelSampler(BaseSampler):
         open_ = np.array([k not in tried for k in self._keys])
         if not open_.any():
             return None
-        measured = [t for t in trials if t.measurements and key(t.options) in self._index]
         expected = self._expected(trials)
         worth = expected.worth(self._objective)
         tried_choices = [(self._snapped(t.options), t) for t in trials]
         started = crashes.survival(self._space.knobs, self._choices, tried_choices)
-        if len(measured) < 2 or sum(t.origin == "search" for t in trials) < FIRST_FROM_PRIOR:
+        if (
+            len(self._measured(trials)) < 2
+            or sum(t.origin == "search" for t in trials) < FIRST_FROM_PRIOR
+        ):
             return self._from_prior(worth + np.log(started), open_, trials)
         waiting = [self._index[k] for k in sorted(pending & self._index.keys())]
-        return self._by_improvement(measured, expected, started, open_, waiting)
+        return self._by_improvement(trials, expected, started, open_, waiting)
+
+    def _measured(self, trials: Sequence[Trial]) -> list[Trial]:
+        return [t for t in trials if t.measurements and key(t.options) in self._index]
 
     def _expected(self, trials: Sequence[Trial]) -> "_Expected":
         prior = self._prior.after(trials)
@@ -135,12 +140,13 @@ class ModelSampler(BaseSampler):
 
     def _by_improvement(
         self,
-        measured: Sequence[Trial],
+        trials: Sequence[Trial],
         expected: "_Expected",
         started: Array,
         open_: Mask,
         waiting: Sequence[int] = (),
     ) -> int:
+        measured = self._measured(trials)
         rows = np.array([self._index[key(t.options)] for t in measured])
         shift = drift.of(measured, self._objective)
         values = np.array(
@@ -159,11 +165,11 @@ class ModelSampler(BaseSampler):
         held = [i for i, t in zip(rows, measured, strict=True) if t.state != "infeasible"]
         best = float(mean[held].max()) if held else float(mean[rows].min())
         log_ei = gaussian.log_expected_improvement(mean, sd, best) + np.log(np.maximum(kept, 1e-12))
-        score = np.where(open_, log_ei, -np.inf)
-        at = int(np.argmax(score))
+        a_second = log_ei - np.log(start_times.expected(self._space, self._choices, trials))
+        at = int(np.argmax(np.where(open_, a_second, -np.inf)))
         likely = open_ & (kept > 0.1)
         reach = float((mean + 2.5 * sd)[likely].max()) if likely.any() else best
-        self.outlook = Outlook(float(np.exp(score[at])), reach - best)
+        self.outlook = Outlook(float(np.exp(log_ei[at])), reach - best)
         return at
 
     def _limits_kept(self, measured: Sequence[Trial], rows: Array, expected: "_Expected") -> Array:

@@ -11,7 +11,7 @@ from vllama.model import Model
 from vllama.profile import Profile, Scalar
 from vllama.tuner import knobs_llamacpp, knobs_vllm
 from vllama.tuner.fit import Fit
-from vllama.tuner.knob import Catalogue, Ground, Knob, Options, Rule, RuledOut
+from vllama.tuner.knob import Catalogue, Ground, Knob, Options, Rule, RuledOut, is_variable
 
 __all__ = ["Knob", "Options", "RuledOut", "Space", "build"]
 
@@ -95,6 +95,11 @@ class Space:
         return product
 
     @property
+    def compiled(self) -> frozenset[str]:
+        """The options under whose values the engine keeps compiled code for later starts."""
+        return self._catalogue.compiled
+
+    @property
     def _catalogue(self) -> Catalogue:
         return _CATALOGUES[self.ground.engine]
 
@@ -143,7 +148,7 @@ def _trusted(ground: Ground) -> Fit | None:
 
 
 def _make(name: str, catalogue: Catalogue, ground: Ground) -> Knob | RuledOut:
-    if name not in ground.accepts:
+    if name not in ground.accepts and not is_variable(name):
         return RuledOut(name, f"{ground.engine} {ground.version} does not take this option")
     made = catalogue.makers[name](ground)
     if isinstance(made, RuledOut):

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from vllama.bench.workload import Workload
 from vllama.profile import Profile, Scalar
 from vllama.tuner.accuracy import Text
+from vllama.tuner.knob import is_variable
 from vllama.tuner.objective import Objective
 from vllama.tuner.space import Space
 
@@ -27,8 +28,14 @@ class Subject:
     accuracy: Text | None = None
 
     def profile(self, options: dict[str, Scalar], name: str = "trial") -> Profile:
-        """The profile that launches with `options` on top of the default's."""
-        whole = self.default.with_options(**options)
+        """The profile that launches with `options` on top of the default's.
+
+        Those that are variables go into its environment.
+        """
+        flags = {k: v for k, v in options.items() if not is_variable(k)}
+        variables = {k: str(v) for k, v in options.items() if is_variable(k)}
+        environment = {**self.default.environment, **variables}
+        whole = replace(self.default.with_options(**flags), environment=environment)
         return Profile.from_json({**whole.to_json(), "name": name, "provenance": {}})
 
     @property
