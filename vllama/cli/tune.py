@@ -110,7 +110,7 @@ def _prepare(args: argparse.Namespace, settings: Settings, chosen: Choice | None
     from vllama import hardware, store
     from vllama.bench import workloads
     from vllama.engines import choose
-    from vllama.tuner import jobs, slo, space
+    from vllama.tuner import slo, space
     from vllama.tuner.objective import Objective
     from vllama.tuner.subject import Subject
 
@@ -123,7 +123,7 @@ def _prepare(args: argparse.Namespace, settings: Settings, chosen: Choice | None
         w for name in args.workload or [DEFAULT_WORKLOAD]
         for w in workloads.named(name, settings.home / "traffic", model.name, paced=paced)
     )  # fmt: skip
-    jobs.check(args.jobs, machine)
+    tune_shared.check_jobs(args, machine)
     choice = chosen or choose(model, machine, settings, args.engine or "auto")
     engine = choice.engine
     default = engine.default(model, machine)
@@ -225,7 +225,8 @@ async def _follow(tuning: Tuning, plan: _Plan, args: argparse.Namespace, say: An
     assert me is not None
     with suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
-    aids = tune_aids.of(plan.choice.engine, plan.subject.default, live=not args.no_live)
+    live = not (args.no_live or args.ray)
+    aids = tune_aids.of(plan.choice.engine, plan.subject.default, live=live)
     async with aids as tuning.aids, aclosing(tuning.run(earlier)) as events:
         async for event in events:
             if isinstance(event, Trial):
