@@ -2,8 +2,10 @@
 
     python -m benchmarks.tuner.kv [--most 3]
 
-Short starts of the real vLLM without compilation, one after the other; each is on disk at once
-(results/<machine>/kv-capacity.jsonl), and the next call goes on. Writes the table beside it.
+Short starts of the real vLLM without compilation, two at a time: vLLM takes its share of all
+memory less what its own process holds, so neighbours do not change what it tells. Each is on
+disk at once (results/<machine>/kv-capacity.jsonl), and the next call goes on. Writes the table
+beside it.
 """
 
 import argparse
@@ -13,27 +15,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from vllama import hardware, store, toy
 from vllama.bench import workloads
 from vllama.engines import choose
 from vllama.engines.engine import Engine
 from vllama.errors import EngineFailed
-from vllama.machine import Machine
-from vllama.model import Model
+from vllama.machine import Cpu, Machine
+from vllama.model import Model, Shape
 from vllama.profile import Profile, Scalar
 from vllama.settings import Settings
 from vllama.tuner import space
 from vllama.tuner.fit import Fit
+from vllama.tuner.knob import Ground
 
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "tuner-kv"
 SIZES = {"4M": 4_000_000, "30M": 30_000_000, "100M": 100_000_000}
+AT_ONCE = 2
+Case: TypeAlias = tuple[str, dict[str, Scalar]]
 TOLD = ("kv_cache_tokens", "kv_cache_bytes", "model_memory_bytes", "load_s")
 
 
-def cases() -> Iterator[tuple[str, dict[str, Scalar]]]:
+def cases() -> Iterator[Case]:
     """A size of the model and the options of a start; what is left over is the cache's."""
     for at, (size, dtype, tokens, share) in enumerate(
         product(SIZES, ("auto", "float32"), (2048, 8192), (0.08, 0.15))
@@ -53,16 +58,29 @@ def main() -> None:
     settings = Settings.from_environment()
     here = hardware.detect()
     file = ROOT / "results" / here.fingerprint / "kv-capacity.jsonl"
-    done = _lines(file)
-    for size, options in cases():
-        if args.most and not any(d["size"] == size and d["options"] == options for d in done):
-            args.most -= 1
-            done.append(asyncio.run(_start(size, options, settings)))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a") as to:
-                to.write(json.dumps(done[-1]) + "\n")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    have = [(d["size"], d["options"]) for d in _lines(file)]
+    todo = [case for case in cases() if case not in have][: args.most]
+    asyncio.run(_start_all(todo, settings, file))
+    order = list(cases())
+    done = sorted(_lines(file), key=lambda d: order.index((d["size"], d["options"])))
     file.with_suffix(".md").write_text(table(done))
     print(table(done))
+
+
+async def _start_all(todo: Sequence[Case], settings: Settings, file: Path) -> None:
+    for size in {size for size, _ in todo}:
+        if not (CACHE / size).exists():
+            toy.make(CACHE / size, parameters=SIZES[size])
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def one(size: str, options: dict[str, Scalar]) -> None:
+        async with free:
+            told = await _start(size, options, settings)
+        with file.open("a") as to:
+            to.write(json.dumps(told) + "\n")
+
+    await asyncio.gather(*(one(size, options) for size, options in todo))
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -71,8 +89,6 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 async def _start(size: str, options: dict[str, Scalar], settings: Settings) -> dict[str, Any]:
     place = CACHE / size
-    if not place.exists():
-        toy.make(place, parameters=SIZES[size])
     machine = hardware.detect()
     model = store.resolve(str(place), settings)
     engine = choose(model, machine, settings, "vllm").engine
@@ -150,10 +166,6 @@ def _after(line: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> int | 
     first = next((d for d in done if d["size"] == line["size"] and d.get("facts")), None)
     if first is None or first is line:
         return None
-    from vllama.machine import Cpu
-    from vllama.model import Shape
-    from vllama.tuner.knob import Ground
-
     cpu = Cpu("CPU", cores=2, physical_cores=2)
     machine = Machine((), cpu, line["memory_bytes"], line["available_bytes"])
     model = Model(line["size"], Path(line["size"]), Shape(**line["shape"]))

@@ -3,14 +3,15 @@
 Its parts, each start written down at once (call it again after an interruption): `grid`, every
 point on a fresh start, the default again every few points; `tune`, the tuner, fresh, on the
 same space with a third as many trials; `live`, for vLLM, the same with several limits of the
-scheduler measured on one start; `race`, the grid's best, the tuner's choices and the default
-on interleaved fresh starts. Writes results/<machine>/tuner-<engine>.jsonl and .md.
+scheduler measured on one start, as it works unless told otherwise (`tune` is then left out
+unless asked for); `race`, the grid's best, the tuner's choices and the default on interleaved
+fresh starts. Writes results/<machine>/tuner-<engine>.jsonl and .md.
 """
 
 import argparse
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.tuner import real_shown, real_tune
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "tuner-real"
 CONTROL_EVERY, RACED = 8, 5
 ROUNDS = {"llamacpp": 4, "vllm": 2}
-PARTS = ("grid", "tune", "live", "race")
+PARTS = {"llamacpp": "grid,tune,race", "vllm": "grid,live,race"}
 # Seconds for each tune, finals included; llama.cpp takes what it needs.
 BUDGETS_S = {"llamacpp": None, "vllm": 540.0}
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--engine", default="llamacpp", choices=list(GRIDS))
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
-    parser.add_argument("--parts", default=",".join(PARTS), help="those to do now (all)")
+    parser.add_argument("--parts", help="those to do now: grid,tune,live,race")
     parser.add_argument("--points", type=int, help="only so many points, to try the benchmark")
     parser.add_argument("--seconds", type=float, help="of each measurement, to try the benchmark")
     parser.add_argument("--out", type=Path, help="a folder in place of results/<machine>")
@@ -72,7 +73,7 @@ def main() -> None:
     work = _prepared(args)
     if args.fresh:
         work.file.forget()
-    asyncio.run(_run(work, args.parts.split(",")))
+    asyncio.run(_run(work, (args.parts or PARTS[args.engine]).split(",")))
     table = real_shown.table(work.about, work.file.lines(), work.points)
     work.file.path.with_suffix(".md").write_text(table)
     print(table)
@@ -80,15 +81,15 @@ def main() -> None:
 
 def _prepared(args: argparse.Namespace) -> Work:
     settings = Settings.from_environment()
-    place = CACHE / "toy"
+    grid = GRIDS[args.engine]
+    if args.seconds:
+        grid = replace(grid, seconds=args.seconds)
+    place = CACHE / f"toy-{grid.parameters // 1_000_000}m"
     if not place.exists():
-        toy.make(place)
+        toy.make(place, parameters=grid.parameters)
     machine = hardware.detect()
     model = store.resolve(str(place), settings)
     engine = choose(model, machine, settings, args.engine).engine
-    grid = GRIDS[args.engine]
-    if args.seconds:
-        grid = Grid(grid.load, args.seconds, grid.at_once, grid.values)
     about = subject(grid, engine, model, machine)
     points = tuple(about.space.combinations())
     out = args.out or ROOT / "results" / machine.fingerprint

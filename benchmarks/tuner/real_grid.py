@@ -24,12 +24,15 @@ from vllama.tuner.trial import key
 class Grid:
     """What is varied under which load, and for how long each point is measured.
 
-    `at_once` engines are started together, for a start is mostly one core's work; they are
-    measured one after the other.
+    The toy has so many `parameters`: where the client and the plumbing of the server take a
+    good part of the processor, the noise of who runs where drowns the options. `at_once`
+    engines are started together, for a start is mostly one core's work; they are measured one
+    after the other.
     """
 
     load: str
     seconds: float
+    parameters: int
     at_once: int
     values: Mapping[str, tuple[Scalar, ...]]
 
@@ -37,7 +40,7 @@ class Grid:
 GRIDS: Mapping[str, Grid] = {
     # 48 points: slots bound the batch, the rest is how a step is computed.
     "llamacpp": Grid(
-        "concurrent-10", 3.0, 1,
+        "concurrent-10", 3.0, 30_000_000, 1,
         {
             "n_parallel": (1, 4, 10),
             "threads_batch": (1, 2),
@@ -48,9 +51,9 @@ GRIDS: Mapping[str, Grid] = {
     ),
     # 24 points: the two limits of the scheduler, what is compiled, and in which arithmetic.
     "vllm": Grid(
-        "concurrent-50", 6.0, 2,
+        "concurrent-10", 6.0, 4_000_000, 2,
         {
-            "max_num_seqs": (16, 32, 128),
+            "max_num_seqs": (4, 10, 128),
             "max_num_batched_tokens": (256, 2048),
             "optimization_level": (0, 2),
             "dtype": ("auto", "float32"),

@@ -116,9 +116,19 @@ def _tuner(lines: Sequence[Line], race: Race, part: str, name: str) -> Iterator[
         f"| its choice / default | {_ratio(race.ratio(key({}), mine))} |",
         f"| it measured | {len(trials)} configurations on {starts} starts, {chosen.rate:.0f} an "
         f"hour; {chosen.number} starts in its finals; {chosen.seconds:.0f} s in all |",
+        *_against_full_starts(trials, chosen),
         f"| it ended because | {chosen.failure} |",
         *(f"| rung: {rung} | {told} |" for rung, told in chosen.facts.items()),
     )
+
+
+def _against_full_starts(trials: Sequence[Line], chosen: Line) -> Iterator[str]:
+    """Where one start serves for several: against one start each, as the default's own are."""
+    alone = [x.seconds for x in trials if x.rate and not x.options]
+    if alone and sum(x.start_s > 0 for x in trials) < len(trials):
+        each = 3600 * len(alone) / sum(alone)
+        times = chosen.rate / each
+        yield f"| with a full start each | {each:.0f} an hour: it is {times:.1f}x that |"
 
 
 def _words(race: Race, lines: Sequence[Line]) -> str:

@@ -61,7 +61,8 @@ def stored(folder: Path, about: Subject, *, live: bool) -> str:
 def _tell(run: Run, event: Trial | Block | Ablated, told: set[int]) -> None:
     if isinstance(event, Block):
         words = in_words(event.options)
-        print(f"{run.part}finals   round {event.round + 1}  {words}", flush=True)
+        rate = event.measured.output_tokens_per_s if event.measured else 0.0
+        print(f"{run.part}finals   round {event.round + 1}  {rate:8.1f} tok/s  {words}", flush=True)
     elif isinstance(event, Trial) and event.number not in told:
         run.file.keep(f"{run.part}trial", event)
 
