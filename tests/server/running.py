@@ -42,9 +42,18 @@ class Running:
     @property
     def engine(self) -> psutil.Process:
         """The one engine's own process: the innermost."""
-        leaves = [p for p in self.family if not p.children() and "guard.py" not in cmdline(p)]
+        leaves = [p for p in self.family if self._is_engine(p)]
         assert len(leaves) == 1, leaves
         return leaves[0]
+
+    def _is_engine(self, process: psutil.Process) -> bool:
+        """Neither a guard, nor on its way to become one, nor dead."""
+        words = cmdline(process)
+        if not words or "guard.py" in words or words == cmdline(psutil.Process(self.process.pid)):
+            return False
+        with contextlib.suppress(psutil.Error):
+            return not process.children()
+        return False
 
     async def chat(self, model: str = "toy", tokens: int = 8, **more: object) -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False, timeout=300) as client:

@@ -29,7 +29,7 @@ from tests.server.faults import (
     nothing_left,
     served_again,
 )
-from tests.server.running import Running, cmdline, left, serving, stop_now
+from tests.server.running import Running, chat, cmdline, left, serving, stop_now
 from vllama.engines.process import free_port
 from vllama.settings import Settings
 
@@ -125,16 +125,29 @@ async def test_a_stopped_engine_is_noticed_and_replaced(
         assert not await left([hung])
 
 
-async def test_an_engine_that_ignores_sigterm_is_gone_all_the_same(simulated: Simulated) -> None:
+async def test_an_engine_that_ignores_sigterm_is_gone_all_the_same(
+    simulated: Simulated, outages: Outages
+) -> None:
     words = simulated.words(fault_ignore_sigterm=True)
     async with serving(*words, "--preload", settings=simulated.settings) as running:
+        async with nothing_left(running, simulated.name):
+            deaf = running.engine
+            async with outages.after("an engine that ignores SIGTERM is unloaded, then asked for"):
+                unload = chat(simulated.name, 1, stream=False) | {"messages": [], "keep_alive": 0}
+                async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                    answer = await client.post(f"{running.url}/api/chat", json=unload)
+                assert answer.json()["done_reason"] == "unload"
+                await served_again(running, simulated.name)
+            # The new one has started beside it: there is room.
+            assert not await left([deaf])
+            await until(lambda: any(p.pid != deaf.pid for p in leaves(running)))
         family = running.family
         running.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(running.process.wait, 120) == 0
         assert not await left(family)
 
 
-async def test_a_stolen_port_is_only_another_try(simulated: Simulated) -> None:
+async def test_a_stolen_port_is_only_another_try(simulated: Simulated, outages: Outages) -> None:
     words = simulated.words(fault_start_s=0.1)
     async with serving(*words, settings=simulated.settings) as running:
         asking = asyncio.ensure_future(running.chat(simulated.name, stream=False))
@@ -143,16 +156,19 @@ async def test_a_stolen_port_is_only_another_try(simulated: Simulated) -> None:
         engine.suspend()
         port = json.loads(engine.cmdline()[-1])["port"]
         with socket.create_server(("127.0.0.1", port)):
-            engine.resume()
-            assert (await asking).status_code == 200
+            async with outages.after("port stolen while loading"):
+                engine.resume()
+                assert (await asking).status_code == 200
         assert "its port was taken" in running.text
         assert f'"port": {port}' not in cmdline(running.engine)
         assert "no longer starts" not in running.text
+        async with nothing_left(running, simulated.name):
+            pass
 
 
 @pytest.mark.llamacpp
 async def test_two_models_that_do_not_fit_together_are_served_in_turns(
-    toy: Path, toy_embedder: Path, settings: Settings
+    toy: Path, toy_embedder: Path, settings: Settings, outages: Outages
 ) -> None:
     limits = {"OLLAMA_MAX_LOADED_MODELS": "1"}
     async with (
@@ -162,11 +178,14 @@ async def test_two_models_that_do_not_fit_together_are_served_in_turns(
         for _ in range(2):
             await served_again(running, toy.name)
             asked = {"model": toy_embedder.name, "input": "hi"}
-            answer = await client.post(f"{running.url}/api/embed", json=asked)
+            async with outages.after("another model is loaded and has no room (llama.cpp)"):
+                answer = await client.post(f"{running.url}/api/embed", json=asked)
             assert answer.status_code == 200, answer.text
             loaded = (await client.get(f"{running.url}/api/ps")).json()["models"]
             assert len(loaded) == 1
             assert len(leaves(running)) == 1
+        async with nothing_left(running, toy.name):
+            pass
 
 
 @pytest.mark.llamacpp

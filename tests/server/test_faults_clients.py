@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.server.fakes import FakeEngine, Shop, silent, standing_still, until, upstream
-from tests.server.faults import Simulated, leaves, nothing_left, served_again
+from tests.server.faults import Outages, Simulated, leaves, nothing_left, served_again
 from tests.server.running import chat, serving
 from tests.server.test_relay import CHUNKED, Client, chunk, relaying
 from vllama.server.lifecycle.pool import BUSY
@@ -35,7 +35,7 @@ def posted(document: dict[str, object]) -> bytes:
 
 
 async def test_of_more_requests_than_may_wait_for_a_load_only_the_last_are_sent_away(
-    simulated: Simulated,
+    simulated: Simulated, outages: Outages
 ) -> None:
     words = simulated.words(fault_start_s=0.1)
     async with serving(*words, settings=simulated.settings) as running:
@@ -57,8 +57,9 @@ async def test_of_more_requests_than_may_wait_for_a_load_only_the_last_are_sent_
         asking = [first, *(asyncio.ensure_future(ask()) for _ in range(QUEUE + EXTRA - 1))]
         await until(lambda: sum(task.done() for task in asking) >= EXTRA)
         refused = [task.result() for task in asking if task.done()]
-        engine.resume()
-        answers = await asyncio.gather(*asking)
+        async with outages.after(f"{QUEUE} requests wait for a load, until all are answered"):
+            engine.resume()
+            answers = await asyncio.gather(*asking)
         assert len(refused) == EXTRA
         for status, headers, body in refused:
             assert (status, json.loads(body)) == (503, {"error": BUSY})
