@@ -17,6 +17,7 @@ from vllama.machine import Gpu, Machine
 from vllama.profile import Profile
 from vllama.server.lifecycle.catalogue import Catalogue
 from vllama.server.lifecycle.launch import Launcher
+from vllama.server.lifecycle.member import Unavailable
 from vllama.server.lifecycle.plan import Plan, Start
 from vllama.server.lifecycle.pool import Pool
 from vllama.server.lifecycle.replicas import SLACK, Replica, pick
@@ -84,7 +85,7 @@ async def test_when_all_are_gone_the_request_fails_with_the_reason(
         each.failures = [EngineFailed("connection refused")] * 1000
         each.lives[0].kill()
     await until(lambda: not pool.loaded())
-    with pytest.raises(EngineFailed, match="refused"):
+    with pytest.raises(Unavailable, match="refused"):
         await pool.preload("m")
 
 
