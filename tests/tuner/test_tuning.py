@@ -1,14 +1,23 @@
 """The tuner's whole path on a simulated engine."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.tuner.simulated import MACHINE, SimulatedBench, fell, slots, subject
+from tests.tuner.simulated import (
+    MACHINE,
+    SimulatedBench,
+    SimulatedSession,
+    fell,
+    slots,
+    subject,
+)
 from vllama.errors import EngineFailed, UsageError
-from vllama.profile import Scalar
+from vllama.machine import Machine
+from vllama.profile import Profile, Scalar
 from vllama.tuner import document, samplers, study
 from vllama.tuner.finals import Block
 from vllama.tuner.objective import Objective
@@ -34,10 +43,11 @@ async def tune(
     trials: int = 8,
     seconds: float | None = None,
     path: Path | str = study.MEMORY,
+    machine: Machine = MACHINE,
 ) -> Tuning:
     about = about or subject()
     with opened(path, about) as kept:
-        tuning = Tuning(kept, bench, about, MACHINE, Budget(trials, seconds), bench.clock)
+        tuning = Tuning(kept, bench, about, machine, Budget(trials, seconds), bench.clock)
         async for _ in tuning.run():
             pass
     return tuning
@@ -78,6 +88,31 @@ async def test_the_finals_start_everyone_afresh_and_interleave() -> None:
         assert key({}) in sides
         assert len(set(sides)) >= 2
         assert sides != sorted(sides)
+
+
+class Counting(SimulatedBench):
+    """Knows how many engines were up at once."""
+
+    now = most = 0
+
+    @asynccontextmanager
+    async def started(self, profile: Profile) -> AsyncIterator[SimulatedSession]:
+        async with super().started(profile) as session:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            yield session
+            self.now -= 1
+
+
+@pytest.mark.parametrize(("peaks", "at_once"), [(11, 5), (9, 1)])
+async def test_finalists_are_up_at_once_where_half_of_the_memory_holds_them(
+    peaks: float, at_once: int
+) -> None:
+    bench = Counting(faster_with_slots, noise=0.005)
+    # Each engine is seen to take 10**8 bytes.
+    machine = replace(MACHINE, available_bytes=int(peaks * 10**8))
+    await tune(bench, machine=machine)
+    assert bench.most == at_once
 
 
 async def test_a_gain_that_noise_hides_gets_as_many_rounds_again() -> None:

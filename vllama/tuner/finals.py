@@ -73,7 +73,7 @@ def plan(
     block_s: float,
     costs_s: Sequence[float],
     left_s: float | None,
-    side_by_side: bool,
+    together: int,
 ) -> Plan | None:
     """The best proof that can be afforded; None when two rounds do not fit in `left_s`.
 
@@ -81,13 +81,15 @@ def plan(
     contender, best first. Two rounds are for all contenders, for the best in the search is
     often not the best: there, chance chose it. The further rounds are for who is left: three
     where starts are cheap, which four contenders may have then; else there are three in all.
+    `together` is how many engines may be up at the same time.
     """
     cheap = start_s <= block_s
     wanted = [(5, 2, 4), (4, 2, 2), (4, 2, 1), *_FRUGAL] if cheap else [(3, 2, 2), *_FRUGAL]
     if left_s is not None:
         wanted = [*_LAVISH, *wanted]
     for rounds, blocks, contenders in [*wanted, (2, 1, 1)]:
-        found = Plan(rounds, blocks, block_s, contenders, side_by_side, FURTHER if cheap else 0)
+        beside = contenders + 1 <= together
+        found = Plan(rounds, blocks, block_s, contenders, beside, FURTHER if cheap else 0)
         if left_s is None or cost_s(found, start_s, costs_s) <= left_s:
             return found
     return None

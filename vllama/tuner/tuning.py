@@ -209,13 +209,11 @@ class Tuning:
         if not costs:
             return None
         left = None if self._budget.seconds is None else self._left_s() - beyond_s
-        return finals.plan(
-            self._start_s(), self._effort.block_s, costs, left, self._fit_side_by_side()
-        )
+        return finals.plan(self._start_s(), self._effort.block_s, costs, left, self._together())
 
-    def _fit_side_by_side(self) -> bool:
-        """On CPUs, when all finalists at once take less than half of the memory."""
+    def _together(self) -> int:
+        """How many engines may be up at once: on CPUs as many as half of the memory holds."""
         peaks = [m.peak_memory_bytes or 0 for t in self.trials for m in t.measurements.values()]
         if self._machine.gpus or not peaks or not max(peaks):
-            return False
-        return 3 * max(peaks) < 0.5 * self._machine.available_bytes
+            return 1
+        return int(0.5 * self._machine.available_bytes / max(peaks))
