@@ -66,6 +66,8 @@ class LlamaCpp:
             # An input longer than a batch cannot be embedded.
             batch = min(model.shape.context_length or FALLBACK_CONTEXT, 8192)
             options |= {"embeddings": True, "n_batch": batch, "n_ubatch": batch}
+        if model.shape.pooling == "rank":
+            options["pooling"] = "rank"
         return Profile(
             "default", self.name, model.name, options,
             engine_version=self.version(), machine=machine.fingerprint,

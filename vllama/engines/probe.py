@@ -36,17 +36,26 @@ async def is_listening(base_url: str) -> bool:
 async def first_answer(base_url: str, model: str, *, embeds: bool, timeout_s: float) -> None:
     """One real request: a healthy server may still die on its first.
 
+    One that `embeds` may instead only rank, or sort into classes: it has one of these routes.
+
     Raises:
         EngineFailed: it did not answer it.
     """
-    body: dict[str, Any]
+    questions: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/completions", {"prompt": "hi", "max_tokens": 1})
+    ]
     if embeds:
-        path, body = "/v1/embeddings", {"model": model, "input": "hi"}
-    else:
-        path, body = "/v1/completions", {"model": model, "prompt": "hi", "max_tokens": 1}
+        questions = [
+            ("/v1/embeddings", {"input": "hi"}),
+            ("/v1/rerank", {"query": "hi", "documents": ["hi"]}),
+            ("/classify", {"input": "hi"}),
+        ]
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=timeout_s) as client:
-            response = await client.post(f"{base_url}{path}", json=body)
+            for path, body in questions:
+                response = await client.post(f"{base_url}{path}", json={"model": model, **body})
+                if response.status_code != 404:
+                    break
     except httpx.HTTPError as error:
         raise EngineFailed(
             f"the engine came up but did not answer: {error!r}", kind="hang"

@@ -12,6 +12,8 @@ from vllama.store import convert_rope, convert_tensors, convert_tokenizer
 from vllama.store.errors import Refused
 
 Floats = NDArray[np.float32]
+# Scores a query and a document read together: a reranker.
+RANKER = "BertForSequenceClassification"
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
@@ -19,10 +21,13 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
     "Phi3ForCausalLM": "phi3",
     "BertModel": "bert",
+    RANKER: "bert",
 }
 # Tables that llama.cpp adds up rather than multiplies with: it wants them whole.
 _EXACT = frozenset({"position_embd.weight", "token_types.weight"})
-_LEFT_OUT = ("pooler.", "embeddings.position_ids", "rotary_emb.inv_freq")
+_LEFT_OUT = ("embeddings.position_ids", "rotary_emb.inv_freq")
+# A reranker's head, which llama.cpp has under names of its own.
+_HEAD = {"pooler.dense": "cls", "classifier": "cls.output"}
 
 
 def write(folder: Path, target: Path, kind: str = "F16") -> Iterator[tuple[int, int]]:
@@ -44,9 +49,11 @@ def write(folder: Path, target: Path, kind: str = "F16") -> Iterator[tuple[int, 
     for name, table in convert_rope.tables(config).items():
         writer.add_tensor(name, table)
     for name, tensor, done, total in convert_tensors.read(folder, config):
-        if any(part in name for part in _LEFT_OUT) or _is_tied_head(name, config):
+        if _is_left_out(name, config):
             continue
-        short = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        short = _ranking(name, config) or names.get_name(
+            name.removeprefix("bert."), try_suffixes=(".weight", ".bias")
+        )
         if short is None:
             raise Refused(f"{folder.name}: tensor {name} is not known here")
         data = _permuted(tensor, name, config) if arch == "llama" else tensor
@@ -88,7 +95,8 @@ def _add_shape(writer: Any, config: dict[str, Any], arch: str) -> None:
     if arch == "bert":
         writer.add_layer_norm_eps(float(config["layer_norm_eps"]))
         writer.add_causal_attention(False)
-        writer.add_pooling_type(gguf.PoolingType.MEAN)
+        ranks = config["architectures"][0] == RANKER
+        writer.add_pooling_type(gguf.PoolingType["RANK" if ranks else "MEAN"])
         return
     size = convert_rope.head_size(config)
     writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
@@ -112,8 +120,20 @@ def _permuted(tensor: Floats, name: str, config: dict[str, Any]) -> Floats:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(tensor.shape))
 
 
-def _is_tied_head(name: str, config: dict[str, Any]) -> bool:
-    return name == "lm_head.weight" and bool(config.get("tie_word_embeddings"))
+def _is_left_out(name: str, config: dict[str, Any]) -> bool:
+    """What llama.cpp makes itself, has already, or does not need."""
+    if name.startswith("pooler.") and config["architectures"][0] != RANKER:
+        return True
+    is_tied_head = name == "lm_head.weight" and bool(config.get("tie_word_embeddings"))
+    return is_tied_head or any(part in name for part in _LEFT_OUT)
+
+
+def _ranking(name: str, config: dict[str, Any]) -> str | None:
+    """llama.cpp's name of a tensor of a reranker's head."""
+    base, _, kind = name.removeprefix("bert.").rpartition(".")
+    if config["architectures"][0] != RANKER or base not in _HEAD:
+        return None
+    return f"{_HEAD[base]}.{kind}"
 
 
 def _json(path: Path) -> dict[str, Any]:

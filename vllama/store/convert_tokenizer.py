@@ -136,6 +136,9 @@ def _add_specials(
             found = number(word, f"{word}_token_id")
             if found is not None and settings.get("bos_token") is None:
                 write(int(found))
+        # So it puts one SEP between a query and a document, and one at the end.
+        writer.add_add_eos_token(True)
+        writer.add_add_sep_token(False)
     else:
         writer.add_add_bos_token(_adds_bos(document, settings))
 

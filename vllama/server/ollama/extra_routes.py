@@ -1,5 +1,6 @@
 """Routes that Ollama's users ask for and Ollama lacks: tokens of a text and back, and ranking."""
 
+import math
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,6 +17,10 @@ from vllama.server.relay.written import JSON
 from vllama.server.translation import engine_calls
 from vllama.server.web.schema import body_of
 from vllama.server.web.service import Service, answered
+from vllama.store.card import Card
+
+# Families whose scores llama.cpp has turned into probabilities itself.
+_SQUASHED = frozenset({"qwen3", "qwen3vl"})
 
 
 def router(service: Service) -> APIRouter:
@@ -57,7 +62,8 @@ def _rerank(routes: APIRouter, service: Service, path: str) -> None:
         texts = [_document(each) for each in found.get("documents") or ()]
         if not texts:
             raise Refusal(400, "documents is required")
-        ranked = await relay.connected(request, _ranked(service.pool, key, found, texts))
+        card = await service.models.card(found["model"])
+        ranked = await relay.connected(request, _ranked(service.pool, key, found, texts, card))
         return answered(ranked, media_type=JSON)
 
 
@@ -89,7 +95,9 @@ async def _text(pool: Pool, key: str, tokens: list[int], keep_alive_s: float | N
         return await engine_calls.detokenize(lease, tokens)
 
 
-async def _ranked(pool: Pool, key: str, found: dict[str, Any], texts: list[str]) -> Any:
+async def _ranked(
+    pool: Pool, key: str, found: dict[str, Any], texts: list[str], card: Card | None
+) -> Any:
     async with pool.lease(key, found.get("keep_alive")) as lease:
         body = {
             "model": lease.endpoint.model,
@@ -103,8 +111,9 @@ async def _ranked(pool: Pool, key: str, found: dict[str, Any], texts: list[str])
     if reply.status != 200:
         raise of_engine(reply)
     results = engine_calls.document(reply).get("results") or []
+    logits = engine_calls.is_llamacpp(lease) and card is not None and card.family not in _SQUASHED
     told = [
-        {"index": each["index"], "relevance_score": each["relevance_score"]}
+        {"index": each["index"], "relevance_score": _score(each["relevance_score"], logits)}
         | ({"document": {"text": texts[each["index"]]}} if found.get("return_documents") else {})
         for each in results
     ]
@@ -114,6 +123,11 @@ async def _ranked(pool: Pool, key: str, found: dict[str, Any], texts: list[str])
         "results": told[: found.get("top_n") or len(told)],
         "usage": {"total_tokens": _total(engine_calls.document(reply))},
     }
+
+
+def _score(given: float, is_logit: bool) -> float:
+    """Between 0 and 1, as vLLM and the hosted rerankers have it: llama.cpp tells bare logits."""
+    return (1 + math.tanh(given / 2)) / 2 if is_logit else given
 
 
 def _total(document: dict[str, Any]) -> int:
