@@ -9,6 +9,7 @@ from typing import Any
 
 from vllama.bench.measurement import Measurement
 from vllama.bench.rig import LiveSession
+from vllama.bench.wire import USUAL, Client
 from vllama.engines.engine import Api, Endpoint, Immortal
 
 Body = dict[str, Any]
@@ -78,8 +79,10 @@ class Scripted:
         return Endpoint(self.url, "m", "attached", Immortal(), api=api)
 
     @asynccontextmanager
-    async def session(self, api: Api = "openai") -> AsyncIterator[LiveSession]:
-        session = LiveSession(self.endpoint(api))
+    async def session(
+        self, api: Api = "openai", client: Client = USUAL
+    ) -> AsyncIterator[LiveSession]:
+        session = LiveSession(self.endpoint(api), client)
         try:
             yield session
         finally:

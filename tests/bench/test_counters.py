@@ -34,9 +34,20 @@ def test_only_what_the_load_added_counts() -> None:
     assert found["kv_cache_share"] == 0.25
 
 
-@pytest.mark.parametrize(("share", "suspect"), [(0.0, False), (0.5, False), (0.6, True)])
-def test_more_hits_than_the_prompts_share_are_suspect(share: float, suspect: bool) -> None:
-    assert bool(doubt({"prefix_hit_share": share}, 100, 50)) == suspect
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [(0.6, "from before"), (0.5, ""), (0.3, ""), (0.2, "off, or too small"), (0.0, "off, or")],
+)
+def test_hits_that_are_not_those_of_the_prompts_are_told(share: float, reason: str) -> None:
+    found = doubt({"prefix_hit_share": share}, 100, 50)
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+def test_prompts_that_share_nothing_need_no_hits() -> None:
+    assert doubt({"prefix_hit_share": 0.0}, 100, 0) == ""
+    assert doubt({"prefix_hit_share": 0.9}, 100, 0, 100) == ""
+    assert doubt({}, 100, 50) == ""
 
 
 async def test_a_server_that_knew_the_prompts_makes_the_run_suspect() -> None:

@@ -19,10 +19,13 @@ from tests.bench.serving import (
 )
 from vllama.bench.measurement import summarize
 from vllama.bench.rig import LiveSession
+from vllama.bench.wire import Client
 from vllama.bench.workload import Workload
 from vllama.errors import EngineFailed
 
 LOAD = Workload("w", prompt_tokens=20, output_tokens=8, concurrency=3, requests=12)
+# Of one process and of three, ours and the general one.
+CLIENTS = [Client(choice, workers) for choice in ("raw", "httpx") for workers in (0, 3)]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -128,7 +131,8 @@ async def test_a_failure_is_named_and_never_counted_as_fast(kind: str) -> None:
     assert shown.output_tokens == shown.completed * 8
 
 
-async def test_a_server_that_refuses_in_the_middle_of_a_load_is_named_so() -> None:
+@pytest.mark.parametrize("client", CLIENTS, ids=str)
+async def test_a_server_that_refuses_in_the_middle_of_a_load_is_named_so(client: Client) -> None:
     count = 0
 
     async def dies(call: Call) -> None:
@@ -139,7 +143,7 @@ async def test_a_server_that_refuses_in_the_middle_of_a_load_is_named_so() -> No
         server.stop_listening()
         return call.writer.transport.abort()
 
-    async with scripted(dies) as server, server.session() as session:
+    async with scripted(dies) as server, server.session(client=client) as session:
         shown = await session.measure(LOAD)
     assert set(shown.failures) <= {"refused", "reset"}
     assert shown.failures["refused"] >= 2
@@ -147,8 +151,11 @@ async def test_a_server_that_refuses_in_the_middle_of_a_load_is_named_so() -> No
     assert shown.completed > 0
 
 
+@pytest.mark.parametrize("client", CLIENTS, ids=str)
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_heeded_and_the_wait_is_nobodys_latency(status: int) -> None:
+async def test_retry_after_is_heeded_and_the_wait_is_nobodys_latency(
+    status: int, client: Client
+) -> None:
     came = 0
 
     async def busy_once(call: Call) -> None:
@@ -160,7 +167,7 @@ async def test_retry_after_is_heeded_and_the_wait_is_nobodys_latency(status: int
             return call.whole({"error": "busy"}, status, "retry-after: 1")
         return await completes(call)
 
-    async with scripted(busy_once) as server, server.session() as session:
+    async with scripted(busy_once) as server, server.session(client=client) as session:
         run = await session.observe(replace(LOAD, concurrency=1))
     assert summarize(run).failures == {f"http-{status}": 1}
     failed = next(i for i, s in enumerate(run.samples) if s.error is not None)
@@ -181,6 +188,22 @@ async def test_usage_that_lies_makes_the_run_suspect() -> None:
     async with scripted(lies) as server, server.session() as session:
         shown = await session.measure(LOAD)
     assert miscounts(shown)
+
+
+async def test_an_answer_of_free_length_is_held_against_its_chunks() -> None:
+    """A call of a tool is as long as the model likes: nothing was asked, but chunks were seen."""
+
+    async def lies(call: Call) -> None:
+        if not call.body.get("stream"):
+            return await completes(call)
+        call.head()
+        for part in (*[event("x ")] * 8, event("", finish="stop"), usage(20, 4), DONE):
+            call.piece(part)
+        return call.end()
+
+    async with scripted(lies) as server, server.session() as session:
+        shown = await session.measure(replace(LOAD, asks="tool"))
+    assert any("8 chunks with content came, the server counted 4" in r for r in shown.suspect)
 
 
 async def test_a_server_that_goes_away_is_an_engine_that_failed() -> None:

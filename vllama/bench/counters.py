@@ -13,6 +13,7 @@ _COUNTED = {
 }
 _GAUGES = {"kv_cache_share": ("vllm:kv_cache_usage_perc", "llamacpp:kv_cache_usage_ratio")}
 _SLACK = 0.02
+_FEWEST_HITS = 0.5
 _LINE = re.compile(r"^([a-z_:]+)(?:\{[^}]*\})?\s+([0-9.eE+-]+)\s*$")
 
 
@@ -39,17 +40,25 @@ def between(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
     return grown
 
 
-def doubt(counted: Mapping[str, float], prompt_tokens: int, shared_tokens: int) -> str:
+def doubt(
+    counted: Mapping[str, float], prompt_tokens: int, shared_tokens: int, known_tokens: int = 0
+) -> str:
     """Why the hits are not those that the prompts were made for; empty when they are.
 
-    Only whole blocks of a prefix can be hit, and the first prompt of all hits nothing: below
-    the promised share is fine, above it never.
+    Every prompt has `shared_tokens` with all others; up to `known_tokens` of one (where that is
+    more) may have been seen before. Only whole blocks can be hit, and the first prompts hit
+    nothing: somewhat below the share is fine, but below half of it the load is another than it
+    was made to be. More than may be known is never fine.
     """
     share = counted.get("prefix_hit_share")
-    promised = shared_tokens / prompt_tokens if prompt_tokens else 0.0
-    if share is None or share <= promised + _SLACK:
+    if share is None or not prompt_tokens:
         return ""
-    return (
-        f"the prefix cache held {share:.0%} of the prompt tokens, the prompts share "
-        f"{promised:.0%}: it knew them from before"
+    promised = shared_tokens / prompt_tokens
+    told = (
+        f"the prefix cache held {share:.0%} of the prompt tokens, the prompts share {promised:.0%}"
     )
+    if share > max(promised, known_tokens / prompt_tokens) + _SLACK:
+        return f"{told}: it knew them from before"
+    if share < _FEWEST_HITS * promised:
+        return f"{told}: it is off, or too small for this load"
+    return ""

@@ -191,6 +191,13 @@ def doubts(good: Sequence[Sample]) -> tuple[str, ...]:
                 f"{len(off)} of {len(pairs)} requests: {what} tokens asked {off[0][0]}, "
                 f"the server counted {got_mean:.1f}"
             )
+    # A chunk with content is a token at least, whatever the length was to be.
+    under = [s for s in good if len(s.chunk_s) > s.output_tokens + 2]
+    if len(under) > 0.01 * len(good):
+        found.append(
+            f"{len(under)} of {len(good)} requests: {len(under[0].chunk_s)} chunks with content "
+            f"came, the server counted {under[0].output_tokens} tokens"
+        )
     return tuple(found)
 
 

@@ -216,7 +216,7 @@ class LiveSession:
         counted = counters.between(before, await self.connection.counters())
         counted |= energy.between(energy_before, energy_after, run)
         doubts = (
-            counters.doubt(counted, workload.prompt_tokens, _shared_tokens(workload)),
+            counters.doubt(counted, workload.prompt_tokens, *_shared_tokens(workload)),
             steady.doubt(run, workload),
         )
         return replace(
@@ -264,11 +264,11 @@ class LiveSession:
             await asyncio.gather(task, death, return_exceptions=True)
 
 
-def _shared_tokens(workload: Workload) -> int:
-    """The most that a prefix cache may have known: of a later turn, or a file, all of it."""
+def _shared_tokens(workload: Workload) -> tuple[int, int]:
+    """What every prompt shares, and the most that a cache may know (of a later turn, all)."""
     if workload.turns > 1 or workload.dataset or workload.replay:
-        return workload.prompt_tokens
-    return workload.shared_prefix_tokens
+        return 0, workload.prompt_tokens
+    return workload.shared_prefix_tokens, workload.shared_prefix_tokens
 
 
 def _derived(seed: int, repetition: int) -> int:
