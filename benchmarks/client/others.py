@@ -32,7 +32,9 @@ _VLLM_BENCH_SERVE = (
     "parser = argparse.ArgumentParser(); add_cli_args(parser); main(parser.parse_args())"
 )
 ROOT = Path(__file__).parents[2]
-HOME = ROOT / ".cache" / "bench-client"
+# The first whose command line is this one: an older one installs too, and takes no such words.
+GUIDELLM_FROM = "0.8"
+GUIDELLM_HOME = ROOT / ".cache" / "bench-client" / f"guidellm-{GUIDELLM_FROM}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def vllm_told(document: Any) -> Told:
 def guidellm_command(work: Work, out: Path) -> list[str]:
     """guidellm at a constant concurrency."""
     return [
-        str(HOME / "guidellm" / "bin" / "guidellm"), "run", "--backend",
+        str(GUIDELLM_HOME / "bin" / "guidellm"), "run", "--backend",
         f"kind=openai_http,target={work.url},model=m,request_format=/v1/completions",
         "--profile", f"kind=concurrent,streams={work.streams}",
         "--constraint", f"kind=max_requests,count={work.streams}",
@@ -109,7 +111,7 @@ GUIDELLM = Tool("guidellm", guidellm_command, guidellm_told)
 
 def install_guidellm() -> str:
     """Into an environment of its own, once; why not, when it cannot be had."""
-    home = HOME / "guidellm"
+    home = GUIDELLM_HOME
     if (home / "bin" / "guidellm").exists():
         return ""
     uv = Path(sys.executable).parent / "uv"
@@ -121,12 +123,13 @@ def install_guidellm() -> str:
         for words in (
             [str(uv), "venv", "--quiet", "--clear", "--python", sys.executable, str(home)],
             [str(uv), "pip", "install", "--quiet", "--python", python, "--override", pins.name,
-             "guidellm"],
+             f"guidellm>={GUIDELLM_FROM}"],
         ):  # fmt: skip
             try:
                 done = subprocess.run(
-                    words, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False
-                )
+                    words, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False,
+                    env={"UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", ""), **os.environ},
+                )  # fmt: skip
             except (OSError, subprocess.TimeoutExpired) as error:
                 return f"could not be installed: {type(error).__name__}"
             if done.returncode:
