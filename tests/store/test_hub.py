@@ -232,6 +232,18 @@ async def test_a_disk_that_fills_up_on_the_way_leaves_no_model(
     await pulled(repository, online)
 
 
+async def test_a_disk_that_is_full_for_the_hubs_own_library_is_told_alike(
+    repository: str, hub: Hub, online: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(StorageError, match=r"cannot write to .*No space left on device"):
+        await pulled(repository, online)
+    assert catalogue.cards(online) == []
+
+
 async def test_a_new_version_that_is_half_here_leaves_the_old_one_in_its_place(
     repository: str, hub: Hub, online: Settings
 ) -> None:
