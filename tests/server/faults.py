@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -100,8 +101,11 @@ def leaves(running: Running) -> list[psutil.Process]:
     return []
 
 
-def established(process: psutil.Process) -> bool:
-    return any(c.status == psutil.CONN_ESTABLISHED for c in process.net_connections("tcp"))
+def works(engine: psutil.Process) -> bool:
+    """Whether a simulator has a request that it works on."""
+    port = json.loads(engine.cmdline()[-1])["port"]
+    page = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=60).text
+    return re.search(r"^vllm:num_requests_running\S* [1-9]", page, re.MULTILINE) is not None
 
 
 def listens(port: int) -> bool:

@@ -22,12 +22,12 @@ from tests.server.fakes import until
 from tests.server.faults import (
     Outages,
     Simulated,
-    established,
     leaves,
     lines,
     listens,
     nothing_left,
     served_again,
+    works,
 )
 from tests.server.running import Running, chat, cmdline, left, serving, stop_now
 from vllama.engines.process import free_port
@@ -40,14 +40,14 @@ SLOW = {"time_scale": 20}
 async def test_killed_before_the_first_token_is_answered_by_a_new_engine(
     simulated: Simulated, outages: Outages
 ) -> None:
-    words = simulated.words(time_scale=100)
+    words = simulated.words(time_scale=300)
     async with (
         serving(*words, "--preload", settings=simulated.settings) as running,
         nothing_left(running, simulated.name),
     ):
         first = running.engine
         asking = asyncio.ensure_future(running.chat(simulated.name, tokens=2))
-        await until(lambda: established(first))
+        await until(lambda: works(first))
         async with outages.after("kill -9 before the first token"):
             stop_now(first)
             answer = await asking
