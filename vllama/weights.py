@@ -263,7 +263,7 @@ def _gguf_shape(path: Path) -> Shape:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelBroken(f"{path} cannot be read: {error}", _REMEDY) from error
     if not isinstance(document, dict):

@@ -1,5 +1,8 @@
 """A store on Windows: names that its file system does not take, and files that would get out."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -69,3 +72,28 @@ def test_elsewhere_names_are_written_as_ollama_writes_them(settings: Settings) -
 def test_a_file_of_a_model_stays_in_its_folder(name: str) -> None:
     with pytest.raises(ModelBroken, match="would leave its folder"):
         materialise.safe_name(name)
+
+
+READ = """
+import sys, warnings
+warnings.filterwarnings("error", category=EncodingWarning, module=r"vllama\\.")
+from vllama.settings import Settings
+from vllama.store import catalogue, details, templates
+card = catalogue.card(sys.argv[1], Settings.from_environment({"VLLAMA_HOME": sys.argv[2]}))
+details.modelfile(card), details.model_info(card)
+text = templates.render(card, [{"role": "user", "content": "Hi"}])
+sys.stdout.buffer.write(text.encode())
+"""
+
+
+def test_a_models_files_are_utf_8_whatever_the_system_writes(toy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(toy, folder, ignore=shutil.ignore_patterns("*.gguf"))
+    template = "{% for m in messages %}<｜User｜>{{ m.content }}{% endfor %}<｜Assistant｜>"
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-c", READ, str(folder), str(tmp_path)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode() == "<｜User｜>Hi<｜Assistant｜>"

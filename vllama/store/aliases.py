@@ -23,13 +23,13 @@ def table(settings: Settings) -> Mapping[str, str]:
 @functools.cache
 def built_in() -> Mapping[str, str]:
     """The table that comes with vllama."""
-    text = resources.files(__package__).joinpath("aliases.json").read_text()
+    text = resources.files(__package__).joinpath("aliases.json").read_text("utf-8")
     return {str(k): str(v) for k, v in json.loads(text).items()}
 
 
 def _own(path: Path) -> dict[str, str]:
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text("utf-8"))
         return {(k if ":" in k else f"{k}:latest").lower(): str(v) for k, v in document.items()}
     except FileNotFoundError:
         return {}

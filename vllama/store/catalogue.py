@@ -167,7 +167,7 @@ def _config(model: Model) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _read_config(path: Path, _mtime_ns: int) -> Mapping[str, Any]:
-    return _object(path.read_text())
+    return _object(path.read_text("utf-8"))
 
 
 def _object(text: str) -> dict[str, Any]:

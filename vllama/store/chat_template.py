@@ -22,7 +22,7 @@ def of_folder(folder: Path) -> str:
     """As the hub's libraries look for it: its own file first, then the tokenizer's settings."""
     own = folder / "chat_template.jinja"
     if own.is_file():
-        return own.read_text()
+        return own.read_text("utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
         found = _text(_json(folder / name).get("chat_template"))
         if found:
@@ -51,7 +51,7 @@ def _text(template: Any) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

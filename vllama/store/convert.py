@@ -137,6 +137,6 @@ def _ranking(name: str, config: dict[str, Any]) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text("utf-8"))
     assert isinstance(document, dict)
     return document

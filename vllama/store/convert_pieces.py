@@ -103,5 +103,5 @@ def _added(folder: Path) -> list[tuple[str, int, bool]]:
     path = folder / "added_tokens.json"
     if not path.is_file():
         return []
-    listed = json.loads(path.read_text()).items()
+    listed = json.loads(path.read_text("utf-8")).items()
     return sorted(((str(t), int(n), False) for t, n in listed), key=lambda entry: entry[1])

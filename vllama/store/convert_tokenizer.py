@@ -20,7 +20,7 @@ def add(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     """
     settings = _settings(folder)
     if (folder / "tokenizer.json").is_file():
-        document = json.loads((folder / "tokenizer.json").read_text())
+        document = json.loads((folder / "tokenizer.json").read_text("utf-8"))
         _add_document(writer, document, config)
         _add_specials(writer, document, config, settings)
     elif (folder / "tokenizer.model").is_file():
@@ -155,7 +155,7 @@ def _adds_bos(document: dict[str, Any], settings: dict[str, Any]) -> bool:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        document = json.loads((folder / "tokenizer_config.json").read_text())
+        document = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -178,7 +178,7 @@ class Download:
 
     def _noted(self) -> list[int] | None:
         try:
-            document = json.loads(self.notes.read_text())
+            document = json.loads(self.notes.read_text("utf-8"))
             whole = document["size"] == self.size == self.partial.stat().st_size
             return [int(n) for n in document["done"]] if whole else None
         except (OSError, ValueError, KeyError, TypeError):
@@ -194,7 +194,7 @@ class Download:
         beside = self.notes.with_name(f"{self.notes.name}.new")
         try:
             noted = {"size": self.size, "done": [p.done for p in self.parts]}
-            beside.write_text(json.dumps(noted))
+            beside.write_text(json.dumps(noted), "utf-8")
             beside.replace(self.notes)
         except OSError:
             self.notes.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def snapshot(repository: Repository, settings: Settings) -> Path | None:
     home = folder(repository, settings)
     named = home / "refs" / repository.revision
     try:
-        commit = named.read_text().strip() if named.is_file() else repository.revision
+        commit = named.read_text("utf-8").strip() if named.is_file() else repository.revision
     except (OSError, ValueError):
         return None
     path = home / "snapshots" / commit

@@ -69,7 +69,7 @@ def tokens(model: Model) -> dict[str, str]:
     if model.safetensors is None:
         return _of_gguf(model)
     try:
-        config = json.loads((model.safetensors / "tokenizer_config.json").read_text())
+        config = json.loads((model.safetensors / "tokenizer_config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     found = {name: config.get(name) for name in _TOKENS}

@@ -39,7 +39,7 @@ class Login:
     def password(self, host: str) -> str:
         """The `Authorization` for a registry that Docker has a password of; empty without one."""
         try:
-            entry = json.loads(self.docker.read_text())["auths"][host]["auth"]
+            entry = json.loads(self.docker.read_text("utf-8"))["auths"][host]["auth"]
         except (OSError, ValueError, KeyError, TypeError):
             return ""
         return f"Basic {entry}" if isinstance(entry, str) and entry.isascii() else ""

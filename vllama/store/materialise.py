@@ -93,6 +93,6 @@ def reference(layer: Layer, settings: Settings) -> str:
     """The name of the base that a derived model leaves where it is."""
     path = blob(layer, settings)
     try:
-        return str(json.loads(path.read_text())["reference"])
+        return str(json.loads(path.read_text("utf-8"))["reference"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelBroken(f"{path} does not name a model: {error}", "Create it again.") from error
