@@ -328,13 +328,17 @@ def test_processors_tell_their_instructions_and_nodes(tmp_path: Path) -> None:
     )
     for node in ("node0", "node1"):
         (tmp_path / "sys/devices/system/node" / node).mkdir(parents=True)
+    told = tmp_path / "sys/devices/system/node/node0/meminfo"
+    told.write_text("Node 0 MemTotal:       11364568 kB\nNode 0 MemFree:  5345460 kB\n")
     cpu = processor.ask(tmp_path)
     assert cpu.name == "Intel(R) Xeon(R) Platinum"
     assert cpu.features == {"avx2", "amx_bf16", "avx512f"}
     assert cpu.numa_nodes == 2
+    assert cpu.node_bytes == 11364568 * 1024
 
 
 def test_an_empty_root_is_described_all_the_same(tmp_path: Path) -> None:
     machine = hardware.detect(tmp_path)
     assert machine.cpu.cores >= 1
     assert machine.cpu.numa_nodes == 1
+    assert machine.cpu.node_bytes == 0

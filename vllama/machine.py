@@ -54,13 +54,17 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """The processor: `cores` may be used by this process (affinity and quota counted in)."""
+    """The processor: `cores` may be used by this process (affinity and quota counted in).
+
+    `node_bytes` is the memory of its first NUMA node; 0 where that is not told.
+    """
 
     name: str
     cores: int
     physical_cores: int
     features: frozenset[str] = field(default_factory=frozenset)
     numa_nodes: int = 1
+    node_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from vllama import hardware, store, toy
-from vllama.bench import workloads
 from vllama.engines import choose
-from vllama.engines.engine import Engine
 from vllama.errors import EngineFailed
 from vllama.machine import Cpu, Machine
 from vllama.model import Model, Shape
 from vllama.profile import Profile, Scalar
 from vllama.settings import Settings
-from vllama.tuner import space
 from vllama.tuner.fit import Fit
 from vllama.tuner.knob import Ground
 
@@ -92,29 +89,18 @@ async def _start(size: str, options: dict[str, Scalar], settings: Settings) -> d
     machine = hardware.detect()
     model = store.resolve(str(place), settings)
     engine = choose(model, machine, settings, "vllm").engine
-    found = fit(engine, model, machine)
     told: dict[str, Any] = {
         "size": size, "options": options, "engine": engine.version(),
         "memory_bytes": machine.memory_bytes, "available_bytes": machine.available_bytes,
-        "shape": asdict(model.shape), "predicted": found.verdict(options).kv_tokens,
+        "node_bytes": machine.cpu.node_bytes, "shape": asdict(model.shape),
     }  # fmt: skip
     try:
         async with engine.start(Profile("kv", "vllm", str(place), options)) as endpoint:
             told["facts"] = {k: v for k, v in endpoint.facts.items() if k in TOLD}
     except EngineFailed as failed:
         told["failed"] = failed.message
-    print(size, options, told.get("facts", told.get("failed")), told["predicted"], flush=True)
+    print(size, options, told.get("facts", told.get("failed")), flush=True)
     return told
-
-
-def fit(engine: Engine, model: Model, machine: Machine) -> Fit:
-    """What stood before the start: without a cache of a given size, the rest is the cache's."""
-    default = Profile("default", "vllm", model.name)
-    found = space.build(
-        model, machine, engine="vllm", version=engine.version(), accepts=engine.accepts(),
-        default=default, load=workloads.named("concurrent-10"),
-    )  # fmt: skip
-    return Fit.of(found.ground)
 
 
 def table(done: Sequence[Mapping[str, Any]]) -> str:
@@ -139,7 +125,7 @@ def table(done: Sequence[Mapping[str, Any]]) -> str:
         if not real:
             rows.append([*cells, line.get("failed", "it told no size"), "", ""])
             continue
-        before.append(line["predicted"] / real - 1)
+        before.append(_fit(line).verdict(options).kv_tokens / real - 1)
         rows.append([*cells, f"{real:,}", f"{before[-1]:+.1%}", ""])
         calibrated = _after(line, done)
         if calibrated is not None:
@@ -149,7 +135,7 @@ def table(done: Sequence[Mapping[str, Any]]) -> str:
     text.append(
         "vLLM on this machine's CPU, toy models of random weights, no compilation. Written by "
         "`python -m benchmarks.tuner.kv`. The column 'after' is calibrated with the first start of "
-        "the same model, which has no figure there."
+        "the same model in the same memory, which has no figure there."
     )
     for name, errors in (("before", before), ("after one start", after)):
         if errors:
@@ -161,17 +147,25 @@ def table(done: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text) + "\n"
 
 
-def _after(line: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> int | None:
-    """The prediction calibrated with the first start of the same model, unless it is that."""
-    first = next((d for d in done if d["size"] == line["size"] and d.get("facts")), None)
-    if first is None or first is line:
-        return None
-    cpu = Cpu("CPU", cores=2, physical_cores=2)
+def _fit(line: Mapping[str, Any]) -> Fit:
+    """What is known without a start: without a cache of a given size, the rest is the cache's."""
+    cpu = Cpu("CPU", cores=2, physical_cores=2, node_bytes=line.get("node_bytes", 0))
     machine = Machine((), cpu, line["memory_bytes"], line["available_bytes"])
     model = Model(line["size"], Path(line["size"]), Shape(**line["shape"]))
-    ground = Ground(model, machine, "vllm", line["engine"].removeprefix("vllm "), frozenset(),
-                    {}, ())  # fmt: skip
-    fit = Fit.of(ground).calibrate(first["options"], first["facts"])
+    version = line["engine"].removeprefix("vllm ")
+    return Fit.of(Ground(model, machine, "vllm", version, frozenset(), {}, ()))
+
+
+def _after(line: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> int | None:
+    """Calibrated with the first start of the same model and memory, unless it is that."""
+    about = [(d["size"], d.get("node_bytes", 0)) for d in done]
+    mine = (line["size"], line.get("node_bytes", 0))
+    first = next(
+        (d for d, a in zip(done, about, strict=True) if a == mine and d.get("facts")), line
+    )
+    if first is line:
+        return None
+    fit = _fit(line).calibrate(first["options"], first["facts"])
     return fit.verdict(line["options"]).kv_tokens
 
 

@@ -327,3 +327,12 @@ def test_every_number_in_a_reason_is_readable() -> None:
     for fit in (h100(), recorded(STARTS[0])):
         reason = fit.verdict({}).reason
         assert not re.search(r"\d{12}|nan|inf", reason)
+
+
+def test_vllm_on_a_processor_takes_its_share_of_one_memory_node() -> None:
+    cpu = replace(on.CPU, node_bytes=12 * GIB)
+    whole, node = on.machine(gib=24), replace(on.machine(gib=24), cpu=cpu)
+    half, all_ = {"gpu_memory_utilization": 0.5}, {"gpu_memory_utilization": 1.0}
+    on_node = Fit.of(on.vllm_space(node).ground).verdict(all_)
+    on_whole = Fit.of(on.vllm_space(whole).ground).verdict(half)
+    assert on_node.kv_tokens == on_whole.kv_tokens

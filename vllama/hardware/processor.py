@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,14 @@ def ask(root: Path) -> Cpu:
         physical_cores=_physical_cores(),
         features=_features(root),
         numa_nodes=max(1, len(list(root.glob("sys/devices/system/node/node[0-9]*")))),
+        node_bytes=_node_bytes(root),
     )
+
+
+def _node_bytes(root: Path) -> int:
+    """Of the first node; a virtual machine's may have less than all that there is."""
+    told = re.search(r"MemTotal:\s+(\d+) kB", _text(root / "sys/devices/system/node/node0/meminfo"))
+    return int(told[1]) * 1024 if told else 0
 
 
 def _cores(root: Path) -> int:

@@ -59,7 +59,8 @@ def _processor(machine: Machine) -> Device:
     return Device(
         name=cpu.name,
         count=1,
-        memory_bytes=machine.memory_bytes,
+        # vLLM takes its share of one node's memory, not of the whole machine's.
+        memory_bytes=min(cpu.node_bytes or machine.memory_bytes, machine.memory_bytes),
         free_bytes=machine.available_bytes,
         bandwidth_bytes_per_s=min(cpu.cores * _CORE_BANDWIDTH, _SOCKET_BANDWIDTH * cpu.numa_nodes),
         flops=cpu.cores * core,
