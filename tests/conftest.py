@@ -84,6 +84,8 @@ async def vllm_endpoint(
         enforce_eager=True,
         enable_per_request_metrics=True,
         enable_prompt_tokens_details=True,
+        enable_auto_tool_choice=True,
+        tool_call_parser="hermes",
     )
     profile = replace(profile, environment={"VLLM_SERVER_DEV_MODE": "1"})
     async with real.start(profile) as endpoint:

@@ -161,6 +161,15 @@ def test_the_profile_has_the_last_word_in_the_environment(installed: Installed) 
     assert "VLLM_USE_AOT_COMPILE" not in found  # only where it always misses
 
 
+def test_strict_tools_are_taken_by_the_backend_that_is_wanted(
+    installed: Installed,
+) -> None:
+    strict = "VLLM_ENFORCE_STRICT_TOOL_CALLING"
+    assert vllm_command.environment(a_profile(), {}, installed=installed)[strict] == "0"
+    own = a_profile(structured_outputs_config='{"backend": "xgrammar"}')
+    assert strict not in vllm_command.environment(own, {}, installed=installed)
+
+
 def test_bytecode_that_was_installed_is_used(installed: Installed) -> None:
     (installed.folder / "__pycache__").mkdir()
     found = vllm_command.environment(a_profile(), {}, installed=installed)

@@ -123,6 +123,10 @@ def environment(
         # Five seconds by default: a pooled client would meet closed connections.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
     }
+    if "structured_outputs_config" not in profile.options:
+        # The backend that is wanted refuses the grammar with which vLLM's parsers hold strict
+        # tools to their schema (vLLM's issue 55152): a 400 for each such request.
+        ours["VLLM_ENFORCE_STRICT_TOOL_CALLING"] = "0"
     if installed.is_cpu:
         # There it only ever misses, and compiles again what it has just failed to load.
         ours["VLLM_USE_AOT_COMPILE"] = "0"

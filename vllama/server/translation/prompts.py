@@ -20,7 +20,9 @@ def is_rendered_here(ask: Ask, lease: Lease) -> bool:
     options = lease.profile.options
     if not is_vllm(lease):
         return False
-    return bool(ask.tools and not options.get("tool_call_parser")) or (
+    # A call that it is told to make is not always one: it heeds no schema there with our backend.
+    forced = ask.tool_choice not in (None, "auto", "none")
+    return bool(ask.tools and (forced or not options.get("tool_call_parser"))) or (
         "thinking" in ask.card.capabilities and not options.get("reasoning_parser")
     )
 
