@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.tuner import kv
 from vllama import hardware, store, toy
+from vllama.bench import workloads
 from vllama.disk import write_whole
 from vllama.engines import choose
 from vllama.errors import EngineMissing, VllamaError
 from vllama.machine import Machine
 from vllama.settings import Settings
 from vllama.toy.size import LIKE_QWEN_1_5B
+from vllama.tuner import space
 from vllama.tuner.fit import Fit
 
 ROOT = Path(__file__).parent.parent
@@ -190,7 +191,12 @@ def predictions(fit: Fit, bench: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _fit(here: Machine) -> Fit:
     settings = Settings.from_environment()
     model = store.resolve(str(MODEL), settings)
-    return kv.fit(choose(model, here, settings, "vllm").engine, model, here)
+    engine = choose(model, here, settings, "vllm").engine
+    built = space.build(
+        model, here, engine=engine.name, version=engine.version(), accepts=engine.accepts(),
+        default=engine.default(model, here), load=workloads.named("concurrent-10"),
+    )  # fmt: skip
+    return Fit.of(built.ground)
 
 
 def _do(step: Step, environment: Mapping[str, str]) -> None:

@@ -65,9 +65,10 @@ def test_a_room_of_the_server_imports_only_what_lies_below_it(path: Path) -> Non
     floor = next(n for n, rooms in enumerate(SERVER_FLOORS) if own in rooms)
     below = {own}.union(*SERVER_FLOORS[:floor])
     imported = {
-        node.module.removeprefix("vllama.server.").split(".")[0]
+        module.removeprefix("vllama.server.").split(".")[0]
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vllama.server.")
+        if isinstance(node, ast.ImportFrom)
+        and (module := node.module or "").startswith("vllama.server.")
     }
     assert imported <= below, f"{path.name} may not import {sorted(imported - below)}"
 
