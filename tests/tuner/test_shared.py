@@ -1,7 +1,9 @@
 """One study, several workers: processes on one storage, as hosts would share it."""
 
+import itertools
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,33 @@ def test_what_one_has_in_hand_no_other_is_given(url: str) -> None:
     asked = [each.ask() for each in (first, second, first, second)]
     assert len({key(a.options) for a in asked if a}) == 4
     assert second.under_way == 4
+
+
+def test_what_is_planted_is_given_once_however_many_ask(url: str) -> None:
+    studies = [*two(url), *two(url)]
+    planted = list(itertools.islice(subject().space.combinations(), 32))
+    studies[0].plant({"seed": planted})
+
+    def asked(study: Study) -> list[int]:
+        return [ask.number for _ in planted[::4] if (ask := study.ask())]
+
+    with ThreadPoolExecutor(len(studies)) as threads:
+        given = [number for each in threads.map(asked, studies) for number in each]
+    assert sorted(given) == list(range(len(planted)))
+
+
+def test_what_a_worker_measured_is_kept_though_it_was_thought_dead(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept, other = two(url)
+    mine = slept.ask()
+    assert mine is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "GRACE_S", -1.0)
+        other.free_stale()
+    told = slept.tell(Trial(mine.number, mine.options, "complete"))
+    assert told.number != mine.number
+    assert [t.options for t in kept(url)] == [mine.options]
 
 
 def test_the_trial_of_a_dead_worker_is_free_again(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import optuna
+import sqlalchemy
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -98,15 +99,26 @@ def _alone(path: Path) -> Iterator[Path]:
 
 
 def _file(path: Path | str) -> RDBStorage:
-    """A write-ahead log: what was told survives a kill, without waiting for the disk each time."""
+    """A write-ahead log: what was told survives a kill, without waiting for the disk each time.
+
+    SQLite locks no rows, so each transaction is the only one: else two workers could read that
+    a trial waits, and both take it.
+    """
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=60, check_same_thread=False, isolation_level=None
+        )
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+    sqlalchemy.event.listen(storage.engine, "begin", begin)
+    return storage
 
 
 def _hold(lock: int) -> None:

@@ -119,7 +119,9 @@ class Study:
         async def beat() -> None:
             while True:
                 for asked in self._asked.values():
-                    asked.set_user_attr(_BEAT, time.time())
+                    # Already freed, if this host has slept: `tell` will find out.
+                    with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                        asked.set_user_attr(_BEAT, time.time())
                 await asyncio.sleep(BEAT_S)
 
         beating = asyncio.create_task(beat()) if self._is_shared else None
@@ -169,14 +171,20 @@ class Study:
         return Ask(UNASKED, options, origin)
 
     def tell(self, trial: Trial) -> Trial:
-        """Keep what became of the trial of this number: durable once its attribute is."""
+        """Keep what became of the trial of this number: durable once its attribute is.
+
+        If another worker took this one for dead meanwhile, it is kept under a new number.
+        """
         if trial.number == UNASKED:
             return self._added(trial)
         asked = self._asked.pop(trial.number)
-        for name, excess in constraints(trial, self._objective).items():
-            asked.set_constraint(name, excess)
-        asked.set_user_attr(_TRIAL, json.dumps(trial.to_json()))
-        self._study.tell(asked, self._value(trial))
+        try:
+            for name, excess in constraints(trial, self._objective).items():
+                asked.set_constraint(name, excess)
+            asked.set_user_attr(_TRIAL, json.dumps(trial.to_json()))
+            self._study.tell(asked, self._value(trial))
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return self._added(trial)
         return trial
 
     def _added(self, trial: Trial) -> Trial:
