@@ -53,7 +53,7 @@ async def test_a_limit_that_does_not_exist_is_refused(llamacpp_endpoint: Endpoin
 
 async def most_running(endpoint: Endpoint) -> int:
     """Requests that ran at once, at most, while `CLIENTS` were asking."""
-    body = {"model": endpoint.model, "prompt": "Once", "max_tokens": 96, "ignore_eos": True}
+    body = {"model": endpoint.model, "prompt": "Once", "max_tokens": 512, "ignore_eos": True}
     limits = httpx.Limits(max_connections=CLIENTS + 1)
     async with httpx.AsyncClient(
         base_url=endpoint.base_url, trust_env=False, timeout=120, limits=limits

@@ -44,8 +44,12 @@ def lossy_subject(allow: bool = True) -> Subject:
     return replace(plain, space=found, accuracy=text() if allow else None)
 
 
+def is_lossy(options: Mapping[str, Scalar]) -> bool:
+    return options.get("cache_type_k", "f16") != "f16"
+
+
 def fastest_when_lossy(options: Mapping[str, Scalar]) -> float:
-    faster = 2.0 if options.get("cache_type_k") == "q8_0" else 1.0
+    faster = 2.0 if is_lossy(options) else 1.0
     return faster * (1000 + 50 * min(slots(options), 10))
 
 
@@ -53,8 +57,9 @@ async def tuned(
     lossy_says: Continuation, default_says: Continuation = SAME, steering: Slots | None = None
 ) -> Tuning:
     async def listen(session: Session, prompts: Sequence[str]) -> Sequence[Continuation]:
-        is_lossy = "--cache_type_k=q8_0" in session.endpoint.command
-        return [lossy_says if is_lossy else default_says] * len(prompts)
+        caches = {word for word in session.endpoint.command if word.startswith("--cache_type_k=")}
+        is_default = caches <= {"--cache_type_k=f16"}
+        return [default_says if is_default else lossy_says] * len(prompts)
 
     bench, about = SimulatedBench(fastest_when_lossy), lossy_subject()
     sampler = samplers.make("tpe", about.space, 1, about.objective)
@@ -64,10 +69,6 @@ async def tuned(
         async for _ in tuning.run():
             pass
     return tuning
-
-
-def is_lossy(options: Mapping[str, Scalar]) -> bool:
-    return options.get("cache_type_k", "f16") != "f16"
 
 
 async def test_what_answers_like_the_default_may_win_and_its_profile_says_how_like() -> None:
