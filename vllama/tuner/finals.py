@@ -15,7 +15,7 @@ from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
 from vllama.profile import Scalar
-from vllama.tuner import drift
+from vllama.tuner import drift, smoothing
 from vllama.tuner.attempt import bounded, lasting
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial, key
@@ -261,9 +261,11 @@ def ranked(subject: Subject, trials: Sequence[Trial]) -> list[Trial]:
 def contenders(subject: Subject, trials: Sequence[Trial], count: int) -> list[Options]:
     """Who goes to the finals: the best, and one that keeps the limits with room to spare.
 
+    The best as all trials tell it together: the best by one measurement was also lucky in it.
     Where limits bind, the best are those whose measurements flattered them.
     """
-    every = ranked(subject, trials)
+    likely = smoothing.values(subject, trials)
+    every = sorted(ranked(subject, trials), key=lambda t: -likely[t.number])
     first = every[:count]
     safe = [t for t in every if _room(subject, t) >= SPARE]
     if subject.objective.limits and count > 1 and safe and safe[0] not in first:

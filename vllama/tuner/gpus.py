@@ -35,7 +35,9 @@ class Card:
 @functools.cache
 def known() -> tuple[Card, ...]:
     """Every card of the table."""
-    text = importlib.resources.files("vllama.tuner").joinpath("gpus.json").read_text()
+    text = (
+        importlib.resources.files("vllama.tuner").joinpath("gpus.json").read_text(encoding="utf-8")
+    )
     return tuple(_card(entry) for entry in json.loads(text))
 
 

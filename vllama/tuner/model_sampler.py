@@ -20,7 +20,7 @@ from vllama.tuner import crashes, drift, gaussian, start_times
 from vllama.tuner.gaussian import Array, Mask
 from vllama.tuner.objective import Objective
 from vllama.tuner.prior import Prior
-from vllama.tuner.space import Knob, Space
+from vllama.tuner.space import Space
 from vllama.tuner.study import Outlook, distribution, finished, value_of
 from vllama.tuner.trial import Trial, key
 
@@ -41,7 +41,7 @@ class ModelSampler(BaseSampler):
         self._fallback = RandomSampler(seed=seed)
         self._candidates = candidates(space, prior, self._random)
         self._choices = [space.choice(c) for c in self._candidates]
-        self._x = np.array([coordinates(space.knobs, c) for c in self._choices])
+        self._x = np.array([space.point(c) for c in self._choices])
         self._keys = [key(c) for c in self._candidates]
         self._index = {k: i for i, k in enumerate(self._keys)}
         self.outlook: Outlook | None = None
@@ -101,7 +101,7 @@ class ModelSampler(BaseSampler):
             return None
         expected = self._expected(trials)
         worth = expected.worth(self._objective)
-        tried_choices = [(self._snapped(t.options), t) for t in trials]
+        tried_choices = [(self._space.snapped(t.options), t) for t in trials]
         started = crashes.survival(self._space.knobs, self._choices, tried_choices)
         if (
             len(self._measured(trials)) < 2
@@ -122,11 +122,6 @@ class ModelSampler(BaseSampler):
             np.array([e.value for e in each]),
             {n: np.array([e.excesses.get(n, 0.0) for e in each]) for n in names},
         )
-
-    def _snapped(self, options: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """The choice nearest to what was tried: an earlier space may have had other values."""
-        choice = self._space.choice(options)
-        return {k.name: _near(k, choice[k.name]) for k in self._space.knobs}
 
     def _from_prior(self, worth: Array, open_: Mask, trials: Sequence[Trial]) -> int:
         """The best by the prior that differs in two knobs from what was tried."""
@@ -218,19 +213,3 @@ def _sample(space: Space, rng: random.Random) -> list[dict[str, Scalar]]:
         if space.check(options) is None:
             found[key(options)] = options
     return list(found.values())
-
-
-def coordinates(knobs: Sequence[Knob], choice: Mapping[str, Scalar]) -> list[float]:
-    """A choice as a point: a number by its place between low and high, categories one by one."""
-    point: list[float] = []
-    for knob in knobs:
-        if knob.kind == "categorical" and len(knob.choices) > 2:
-            point += [float(choice[knob.name] == c) for c in knob.choices]
-        else:
-            point.append(knob.coordinate(choice[knob.name]))
-    return point
-
-
-def _near(knob: Knob, value: Scalar) -> Scalar:
-    near = knob.nearest(value)
-    return knob.default if near is None else near

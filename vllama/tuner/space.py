@@ -69,6 +69,23 @@ class Space:
         given = {**self.ground.default, **options}
         return {k.name: given.get(k.name, k.default) for k in self.knobs}
 
+    def snapped(self, options: Options) -> dict[str, Scalar]:
+        """The choice nearest to `options`: an earlier space may have had other values."""
+        choice = self.choice(options)
+        return {k.name: _near(k, choice[k.name]) for k in self.knobs}
+
+    def point(self, options: Options) -> list[float]:
+        """Coordinates: a number's place between low and high, categories one by one."""
+        choice = self.choice(options)
+        point: list[float] = []
+        for knob in self.knobs:
+            value = choice[knob.name]
+            if knob.kind == "categorical" and len(knob.choices) > 2:
+                point += [float(value == c) for c in knob.choices]
+            else:
+                point.append(knob.coordinate(value))
+        return point
+
     def neighbourhood(self, options: Options) -> Iterator[dict[str, Scalar]]:
         """Launches that differ in one knob: the next number either way, any other category."""
         centre = self.choice(options)
@@ -181,6 +198,11 @@ def _seeds(space: Space, catalogue: Catalogue) -> tuple[dict[str, Scalar], ...]:
         if found not in seeds and space.check(found) is None:
             seeds.append(found)
     return tuple(seeds)
+
+
+def _near(knob: Knob, value: Scalar) -> Scalar:
+    near = knob.nearest(value)
+    return knob.default if near is None else near
 
 
 def _beside(knob: Knob, value: Scalar) -> tuple[Scalar, ...]:
