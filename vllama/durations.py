@@ -1,7 +1,9 @@
-"""Go's durations, as Ollama's users write them: `5m`, `1.5h`, `2h45m`, `-1s`."""
+"""Go's durations, as Ollama's users write them: `5m`, `1.5h`, `2h45m`, `-1s`; HTTP's waits."""
 
 import math
 import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 _UNIT_S = {
     "ns": 1e-9,
@@ -48,3 +50,16 @@ def parse_lifetime(text: str) -> float:
     """Seconds of a keep-alive: a Go duration or whole seconds; negative is `FOREVER`."""
     seconds = float(text) if re.fullmatch(r"[+-]?\d+", text) else parse(text)
     return FOREVER if seconds < 0 else seconds
+
+
+def retry_after_s(text: str) -> float | None:
+    """Seconds of a Retry-After, which says so many or a date; None when it is neither."""
+    if text.isdigit():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    # A date without a zone is meant in UTC, as all of HTTP's.
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -74,7 +74,7 @@ def load(path: Path) -> Profile:
         ProfileBroken: naming the file and what is wrong with it.
     """
     try:
-        return Profile.from_json(json.loads(path.read_text()))
+        return Profile.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ProfileBroken(f"{path}: {error}", "Tune again or import a whole file.") from error
     except ProfileBroken as broken:

@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -152,11 +154,16 @@ async def test_a_server_that_refuses_in_the_middle_of_a_load_is_named_so(client:
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=str)
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("status", "as_date"), [(429, False), (503, False), (503, True)])
 async def test_retry_after_is_heeded_and_the_wait_is_nobodys_latency(
-    status: int, client: Client
+    status: int, as_date: bool, client: Client
 ) -> None:
     came = 0
+
+    def told() -> str:
+        # Whole seconds, rounded down.
+        at = datetime.now(UTC) + timedelta(seconds=2.1)
+        return format_datetime(at, usegmt=True) if as_date else "1"
 
     async def busy_once(call: Call) -> None:
         nonlocal came
@@ -164,7 +171,7 @@ async def test_retry_after_is_heeded_and_the_wait_is_nobodys_latency(
             return await completes(call)
         came += 1
         if came == 8:
-            return call.whole({"error": "busy"}, status, "retry-after: 1")
+            return call.whole({"error": "busy"}, status, f"retry-after: {told()}")
         return await completes(call)
 
     async with scripted(busy_once) as server, server.session(client=client) as session:

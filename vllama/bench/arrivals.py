@@ -91,7 +91,7 @@ def trace(path: Path) -> tuple[tuple[float, ...], float]:
     """
     times = []
     try:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if line.strip() and not (number == 1 and line.strip()[0].isalpha()):
                 times.append(_time(line.strip(), f"{path}, line {number}"))
     except (OSError, UnicodeDecodeError) as error:

@@ -13,7 +13,7 @@ _GROUP = 8
 _ENOUGH = 96
 _OPENERS = 12
 # The commonest English words: nearly every tokenizer has nearly all of them as one token.
-WORDS = tuple(files("vllama.bench").joinpath("words.txt").read_text().split())
+WORDS = tuple(files("vllama.bench").joinpath("words.txt").read_text(encoding="utf-8").split())
 
 
 async def explore(count: Count, *, enough: int = _ENOUGH) -> Vocabulary:

@@ -141,7 +141,7 @@ def from_file(path: Path) -> Workload:
         UsageError: it cannot be read.
     """
     found = recording(str(path.absolute()))
-    paced = json.loads(path.read_text()).get("paced", True)
+    paced = json.loads(path.read_text(encoding="utf-8")).get("paced", True)
     requests = found.requests
     return Workload(
         name="observed",
@@ -166,7 +166,7 @@ def recording(path: str) -> Recording:
         UsageError: there is none.
     """
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
         found = msgspec.convert(document["recorded"], Recording)
     except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise UsageError(f"{path} is no recorded traffic: {error}") from error

@@ -6,6 +6,8 @@ Nothing is parsed while the clock runs: the client must not be what is measured.
 from collections.abc import Sequence
 from typing import Protocol
 
+from vllama import durations
+
 REFUSED = "refused"
 RESET = "reset"
 TIMEOUT = "timeout"
@@ -42,7 +44,8 @@ class Transcript:
         self.status = status
         if status != 200:
             self.error = f"http-{status}"
-            self.retry_after_s = _seconds(dict(headers).get(b"retry-after", b""))
+            told = dict(headers).get(b"retry-after", b"").decode("latin-1")
+            self.retry_after_s = durations.retry_after_s(told) or 0.0
 
     def put(self, piece: bytes, arrived_s: float) -> None:
         """A piece of the body."""
@@ -75,7 +78,3 @@ class Transcript:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.unpack(self)
-
-
-def _seconds(text: bytes) -> float:
-    return float(text) if text.isdigit() else 0.0

@@ -89,7 +89,7 @@ def from_file(path: Path) -> tuple[Workload, ...]:
         UsageError: the file cannot be read or describes no workload; says which field.
     """
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(document, dict) and "recorded" in document:
             return (replay.from_file(path),)
         documents = document if isinstance(document, list) else [document]

@@ -41,7 +41,7 @@ def read(path: Path) -> dict[str, Any]:
         UsageError: no such file, or it is something else.
     """
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot read the baseline {path}: {error}", "Make one: vllama bench MODEL --out FILE"

@@ -57,7 +57,7 @@ def _read(what: str, settings: Settings) -> dict[str, Any]:
     if not path.is_file():
         path = settings.home / "studies" / f"{what}.json"
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise UsageError(

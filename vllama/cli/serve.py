@@ -279,7 +279,7 @@ def _keys(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"--api-key-file {path}: {error.strerror}") from error
     keys = frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))

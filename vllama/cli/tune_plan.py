@@ -114,7 +114,7 @@ def documents(folder: Path) -> Iterator[dict[str, Any]]:
     """What earlier studies came to; one that cannot be read has nothing to say."""
     for path in sorted(folder.glob("*.json")):
         try:
-            read = json.loads(path.read_text())
+            read = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(read, dict):

@@ -75,7 +75,7 @@ class Script:
         """A JSON file: a list of objects with the fields of `Scripted`; no path, no script."""
         if not path:
             return cls([])
-        document: list[dict[str, Any]] = json.loads(Path(path).read_text())
+        document: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
         sequences = ("tool_calls", "deltas")
         for answer in document:
             answer |= {key: tuple(answer[key]) for key in sequences if key in answer}

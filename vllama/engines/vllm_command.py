@@ -81,7 +81,10 @@ def command(profile: Profile, port: int, served: Served, installed: Installed) -
 
 def _adapted(name: str, adapter: Path) -> dict[str, Scalar]:
     """An adapter is a model of its own name beside its base; vLLM wants to know its rank."""
-    rank = int(json.loads((adapter / "adapter_config.json").read_text()).get("r") or RANKS[0])
+    rank = int(
+        json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("r")
+        or RANKS[0]
+    )
     room = next((each for each in RANKS if each >= rank), rank)
     return {"enable_lora": True, "lora_modules": f"{name}={adapter}", "max_lora_rank": room}
 

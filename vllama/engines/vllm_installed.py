@@ -98,7 +98,7 @@ def _flags(folder: Path, _version: str) -> Flags:
     sources += [folder / "entrypoints" / room / "cli_args.py" for room in _FRONT_END]
     for source in sources:
         if source.exists():
-            tree = ast.parse(source.read_text())
+            tree = ast.parse(source.read_text(encoding="utf-8"))
             for arguments, is_plain in _added_arguments(tree):
                 names |= arguments
                 plain |= arguments if is_plain else set()

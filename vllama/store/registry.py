@@ -6,14 +6,12 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import urljoin
 
 import httpx
 
-from vllama import __version__
+from vllama import __version__, durations
 from vllama.store import login
 from vllama.store.errors import TransferFailed
 from vllama.store.login import Login
@@ -160,23 +158,10 @@ class Registry:
 
 async def wait(attempt: int, asked: str, limits: Limits) -> None:
     """Longer each time, or as long as the other side says in Retry-After."""
-    seconds = _told_s(asked)
+    seconds = durations.retry_after_s(asked)
     if seconds is None:
         seconds = limits.wait_s * 2 ** (attempt - 1)
     await asyncio.sleep(min(seconds, limits.longest_wait_s))
-
-
-def _told_s(asked: str) -> float | None:
-    """A Retry-After in seconds or as a date; None when it is neither."""
-    if asked.isdigit():
-        return float(asked)
-    try:
-        when = parsedate_to_datetime(asked)
-    except ValueError:
-        return None
-    # A date without a zone is meant in UTC, as all of HTTP's.
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def refused(code: int, body: str) -> TransferFailed:

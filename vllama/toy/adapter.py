@@ -14,7 +14,7 @@ def make(directory: Path, base: Path, *, seed: int = 1, scale: float = 0.5) -> P
     import gguf
     from safetensors.numpy import save_file
 
-    config = json.loads((base / "config.json").read_text())
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     random = np.random.default_rng(seed)
     directory.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(directory / "adapter.gguf", config["model_type"])

@@ -55,7 +55,7 @@ def write(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if pooling:
         writer.add_pooling_type(gguf.PoolingType.MEAN)
-    _add_tokenizer(writer, json.loads(tokenizer.read_text()), size.vocabulary)
+    _add_tokenizer(writer, json.loads(tokenizer.read_text(encoding="utf-8")), size.vocabulary)
     for name, tensor in weights.items():
         if tensor.ndim == 1:
             writer.add_tensor(_tensor_name(name), tensor.astype(np.float32))

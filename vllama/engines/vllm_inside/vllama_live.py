@@ -24,7 +24,7 @@ def _follow(scheduler: Any, seen: int) -> int:
         return seen
     if changed == seen:
         return seen
-    limits = json.loads(path.read_text())
+    limits = json.loads(path.read_text(encoding="utf-8"))
     config = scheduler.scheduler_config
     ceiling = scheduler.max_num_running_reqs
     scheduler.max_num_active_reqs = min(limits.get("max_num_seqs", ceiling), ceiling)
