@@ -3,15 +3,18 @@
     python -m benchmarks.client.verdicts
 
 Simulated engines on the real clock, under the real client: each run is ten pairs of blocks, in
-turns, judged as `vllama bench` judges them. Writes results/client/verdicts.json and .md. With
-modelled noise, tests/bench/test_compare.py does the same a thousand times.
+turns, judged as `vllama bench` judges them. The slower one loses 5 % of the whole: its steps take
+as much more time as that needs, for what requests cost beside them does not slow down with it.
+Writes results/client/verdicts.json and .md. With modelled noise, tests/bench/test_compare.py
+does the same a thousand times.
 """
 
 import argparse
 import json
+import statistics
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from vllama.settings import Settings
 RESULTS = Path(__file__).parents[2] / "results" / "client"
 PAIRS = 10
 SLOWER = 1.05
+# Measurements of each side that tell how much of the whole the steps are.
+CALIBRATION = 8
 MOST_FALSE, FEWEST_FOUND = 0.05, 0.95
 LOAD = Workload("live", prompt_tokens=32, output_tokens=12, concurrency=4, requests=8)
 
@@ -44,16 +49,32 @@ async def judged(baseline: LiveSession, candidate: LiveSession) -> dict[str, Any
     return {"verdict": found.verdict, "ratio": found.ratio, "ci95": found.ci95}
 
 
+async def slower_scale(rig: Rig) -> float:
+    """How long steps must take for the whole to take 5 % more."""
+    seconds: dict[float, list[float]] = {1.0: [], 2.0: []}
+    async with AsyncExitStack() as stack:
+        sessions = [
+            (scale, await stack.enter_async_context(_engine(rig, scale))) for scale in seconds
+        ]
+        for _ in range(CALIBRATION):
+            for scale, session in sessions:
+                seconds[scale].append(1 / (await session.measure(LOAD)).output_tokens_per_s)
+    once, twice = (statistics.median(taken) for taken in seconds.values())
+    return 1 + (SLOWER - 1) / (twice / once - 1)
+
+
+def _engine(rig: Rig, scale: float) -> AbstractAsyncContextManager[LiveSession]:
+    return rig.started(Profile(f"x{scale:.3f}", NAME, "m", options={"time_scale": scale}))
+
+
 async def runs(number: int) -> dict[str, list[dict[str, Any]]]:
     """So many of both kinds, in turns, on three engines that stay up."""
     rig = Rig(Simulator(Settings.from_environment()))
     found: dict[str, list[dict[str, Any]]] = {"same": [], "slower": []}
     async with AsyncExitStack() as stack:
+        slower = await slower_scale(rig)
         one, twin, slow = [
-            await stack.enter_async_context(
-                rig.started(Profile(name, NAME, "m", options={"time_scale": scale}))
-            )
-            for name, scale in (("one", 1.0), ("twin", 1.0), ("slow", SLOWER))
+            await stack.enter_async_context(_engine(rig, scale)) for scale in (1.0, 1.0, slower)
         ]
         for _ in range(number):
             found["same"].append(await judged(one, twin))
@@ -68,7 +89,7 @@ def table(found: dict[str, list[dict[str, Any]]], took_s: float) -> str:
     for kind, of in found.items():
         counts = [sum(each["verdict"] == word for each in of) for word in words]
         middle = sorted(each["ratio"] for each in of)[len(of) // 2]
-        name = "the same" if kind == "same" else f"{SLOWER - 1:.0%} more time a step"
+        name = "the same" if kind == "same" else f"{SLOWER - 1:.0%} slower"
         lines.append(f"| {name} | {len(of)} | {' | '.join(map(str, counts))} | {middle:.3f} |")
     return "\n".join([*lines, "", f"Took {took_s:.0f} s."])
 

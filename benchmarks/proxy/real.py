@@ -90,9 +90,10 @@ async def _in_turns(
     """So many rounds of each side, and each as often first."""
     heard: dict[str, list[_Round]] = {side: [] for side in urls}
     for number in range(rounds):
-        sides = list(urls.items())
-        for side, url in sides if number % 2 else reversed(sides):
-            begun = f"{side} {number} {tokens}"
+        sides = list(enumerate(urls.items()))
+        for place, (side, url) in sides if number % 2 else reversed(sides):
+            # Of the same length on both sides, and never the same: nothing is cached.
+            begun = f"{tokens:04} {2 * number + place:04}"
             heard[side].append(await _round(url, model, streams, begun, tokens))
     return heard
 
@@ -164,7 +165,7 @@ async def _round(url: str, model: str, streams: int, begun: str, tokens: int) ->
     for number in range(streams):
         # Each on a connection of its own, whose opening is not part of the first token's time.
         link = await pool.acquire()
-        text = f"{begun} {number}: tell me something"
+        text = f"{begun} {number:02}: tell me something"
         raw = (
             f'{{"model":"{model}","messages":[{{"role":"user","content":"{text}"}}],'
             f'"stream":true,"stream_options":{{"include_usage":true}},"max_tokens":{tokens},'
