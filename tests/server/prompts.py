@@ -56,15 +56,10 @@ SPOKEN = [
 def speaker(toy: Path, family: str, folder: Path, *, gguf: bool) -> Path:
     """The toy with this family's template, and with a token that texts begin with.
 
-    As a folder of safetensors, or as the GGUF file made of it alone. Its tokenizer cuts words as
-    `transformers` wants it of a Qwen2, whatever the file says: else vLLM reads other tokens.
+    As a folder of safetensors, or as the GGUF file made of it alone.
     """
-    from transformers import AutoTokenizer
-
     shutil.copytree(toy, folder, ignore=shutil.ignore_patterns("*.gguf"))
     (folder / "chat_template.jinja").write_text((TEMPLATES / f"{family}.jinja").read_text())
-    reads = AutoTokenizer.from_pretrained(toy).backend_tokenizer
-    reads.save(str(folder / "tokenizer.json"))
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     settings |= {"bos_token": settings["pad_token"], "add_bos_token": False}

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tests.conftest import installed
 from tests.server import prompts
 from tests.server.house import Always, Given, House, serving
+from tests.toy.test_toy import TEXTS
 from vllama.engines.engine import Endpoint
 from vllama.machine import Machine
 from vllama.settings import Settings
@@ -75,3 +76,13 @@ async def test_vllm_makes_the_tokens_of_our_own_prompt(
     ours = prompts.of_the_library(folder, body)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert answer.json()["tokens"] == tokenizer.encode(ours).ids
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_vllm_counts_the_same_tokens(text: str, endpoint: Endpoint, folder: Path) -> None:
+    """As llama.cpp does: see tests/toy."""
+    body = {"model": endpoint.model, "prompt": text, "add_special_tokens": False}
+    async with httpx.AsyncClient(base_url=endpoint.base_url, trust_env=False, timeout=60) as client:
+        answer = await client.post("/tokenize", json=body)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert answer.json()["tokens"] == tokenizer.encode(text, add_special_tokens=False).ids

@@ -105,6 +105,6 @@ def test_what_is_not_known_is_refused(toy: Path, tmp_path: Path) -> None:
         list(convert.write(folder, tmp_path / "x.gguf"))
     (folder / "config.json").write_text(config)
     tokenizer = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(tokenizer.replace('"ByteLevel"', '"Odd"'))
+    (folder / "tokenizer.json").write_text(tokenizer.replace('"Split"', '"Odd"'))
     with pytest.raises(Refused, match="is not known here"):
         list(convert.write(folder, tmp_path / "x.gguf"))

@@ -23,6 +23,7 @@ TEXTS = [
     "Grüße, Ελλάδα, 日本語, emoji 🙂🚀",
     "don't can't I'll we've  --  <tag attr=\"x\">&amp;</tag>",
     "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+    " 2026\n\n\n 3.5\n \n",
     "",
 ]
 

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 
 from vllama.toy.size import CONTEXT, Size
-from vllama.toy.tokenizer import CHAT_TEMPLATE, END, PAD, SPECIAL
+from vllama.toy.tokenizer import CHAT_TEMPLATE, END, PAD, SPECIAL, SPLIT_NAME
 from vllama.toy.weights import NORM_EPSILON, ROPE_THETA, Weights
 
 _NAMES = {
@@ -78,7 +78,7 @@ def _add_tokenizer(writer: Any, document: dict[str, Any], size: int) -> None:
         types[number] = gguf.TokenType.CONTROL
     merges = document["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(SPLIT_NAME)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
