@@ -34,7 +34,7 @@ from vllama.tuner.tuning import Budget
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "tuner-real"
 CONTROL_EVERY, RACED = 8, 5
-ROUNDS = {"llamacpp": 4, "vllm": 2}
+ROUNDS = {"llamacpp": 8, "vllm": 2}
 PARTS = {"llamacpp": "grid,tune,race", "vllm": "grid,live,race"}
 # Seconds for each tune, finals included; llama.cpp takes what it needs.
 BUDGETS_S = {"llamacpp": None, "vllm": 540.0}
