@@ -97,7 +97,7 @@ def table(found: dict[str, list[dict[str, Any]]], took_s: float) -> str:
 def main() -> int:
     """Run, print and keep; 1 when verdicts are wrong more often than allowed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     # The engines inherit it: what is asked is whether verdicts hold, not who else is at work here.
