@@ -34,10 +34,8 @@ from vllama.tuner.tuning import Budget
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "tuner-real"
 CONTROL_EVERY, RACED = 8, 5
-ROUNDS = {"llamacpp": 8, "vllm": 2}
+ROUNDS = {"llamacpp": 8, "vllm": 4}
 PARTS = {"llamacpp": "grid,tune,race", "vllm": "grid,live,race"}
-# Seconds for each tune, finals included; llama.cpp takes what it needs.
-BUDGETS_S = {"llamacpp": None, "vllm": 540.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ async def _run(work: Work, parts: Sequence[str]) -> None:
 
 
 async def _tune(work: Work, trials: int, *, live: bool) -> None:
-    budget = Budget(trials, BUDGETS_S[work.engine.name])
+    budget = Budget(trials)
     run = real_tune.Run(work.engine, work.about, work.machine, work.file, budget, live)
     await real_tune.tune(run, CACHE)
 
