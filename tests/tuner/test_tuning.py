@@ -208,6 +208,18 @@ async def test_the_budget_is_kept_with_the_finals_in_it() -> None:
     assert "budget" in tuning.stopped
 
 
+@pytest.mark.parametrize("seconds", [600.0, 900.0])
+async def test_a_small_gain_is_proven_within_a_short_budget(seconds: float) -> None:
+    """Of slow starts: two of each prove nothing, so a third is left time for."""
+    bench = SimulatedBench(
+        lambda options: 1000 + 10 * min(slots(options), 10), start_s=30.0, start_noise=0.01
+    )
+    tuning = await tune(bench, trials=1000, seconds=seconds)
+    assert bench.clock.now <= seconds
+    assert {b.round for b in tuning.blocks} == {0, 1, 2}
+    assert slots(tuning.judged().options) == 10
+
+
 async def test_two_tuners_do_not_share_a_study(tmp_path: Path) -> None:
     about = subject()
     with opened(tmp_path, about), pytest.raises(UsageError, match="another vllama"):

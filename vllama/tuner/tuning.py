@@ -25,6 +25,8 @@ from vllama.tuner.verdict import Verdict
 
 # Where everything is slow, a few trials without proof are worth more than a proof of one.
 MOST_FOR_FINALS = 0.4
+# With two the interval of two starts is so wide that hardly any gain is proven.
+ROUNDS_TO_PROVE = 3
 # A budget may be overrun by this share, so that what has nearly ended need not be thrown away.
 OVERRUN = 0.05
 
@@ -127,13 +129,14 @@ class Tuning:
         return Limits(self._budget.trials, lambda: self._left_s() - self._reserve())
 
     def _reserve(self) -> float:
-        """What the smallest finals need, so that the search leaves it."""
+        """What the smallest finals that prove something need, so that the search leaves it."""
         sides = self._block_costs()[:2]
         if len(sides) < 2:
             usual_s = 1.0 if self.subject.default.engine == "llamacpp" else 60.0
-            usual = 4 * (usual_s + 2.6 * self._effort.block_s * len(self.subject.workloads))
+            side_s = usual_s + 2.6 * self._effort.block_s * len(self.subject.workloads)
+            usual = 2 * ROUNDS_TO_PROVE * side_s
             return min(usual, MOST_FOR_FINALS * (self._budget.seconds or usual))
-        needed = 2 * sum(self._start_s() + 2 * cost for cost in sides)
+        needed = ROUNDS_TO_PROVE * sum(self._start_s() + 2 * cost for cost in sides)
         if self._wants_ablation:
             needed += 4 * (self._start_s() + sides[-1])
         return min(needed, MOST_FOR_FINALS * (self._budget.seconds or needed))
