@@ -221,7 +221,7 @@ def test_an_adapter_changes_what_the_model_says(vllama: Run, toy: Path, tmp_path
     from vllama.toy import adapter
 
     lora = adapter.make(tmp_path / "lora", toy)
-    plain = f"FROM {toy / 'toy-f16.gguf'}\nPARAMETER num_predict 12\nPARAMETER temperature 0\n"
+    plain = f"FROM {toy / 'toy-f16.gguf'}\nPARAMETER num_predict 24\nPARAMETER seed 1\n"
     said = {}
     for name, text in (("bare", plain), ("tuned", f"{plain}ADAPTER {lora / 'adapter.gguf'}\n")):
         (tmp_path / "Modelfile").write_text(text)
