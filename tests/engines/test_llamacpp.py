@@ -255,6 +255,26 @@ async def test_an_embedding_model_embeds_long_inputs(
         assert len(answer.json()["data"]) == 2
 
 
+@pytest.mark.parametrize("kv_unified", [True, False])
+async def test_texts_embedded_together_get_the_vectors_that_each_gets_alone(
+    engine: LlamaCpp, toy_embedder: Path, settings: Settings, kv_unified: bool
+) -> None:
+    """llama.cpp itself gets them wrong without one pool, where they differ in length."""
+    model = names.resolve(str(toy_embedder), settings)
+    wanted = engine.default(model, PLAIN).with_options(n_parallel=2, kv_unified=kv_unified)
+    texts = ["hello", "a longer text of several words", "world"]
+
+    async def vectors(endpoint: Endpoint, given: list[str]) -> list[list[float]]:
+        answer = await ask(endpoint, "/v1/embeddings", {"input": given, "model": endpoint.model})
+        return [each["embedding"] for each in answer.json()["data"]]
+
+    async with engine.start(wanted) as endpoint:
+        together = await vectors(endpoint, texts)
+        for text, vector in zip(texts, together, strict=True):
+            (alone,) = await vectors(endpoint, [text])
+            assert vector == pytest.approx(alone, abs=1e-3)
+
+
 async def test_an_adapter_changes_the_words(
     engine: LlamaCpp, model: Model, toy: Path, tmp_path: Path
 ) -> None:

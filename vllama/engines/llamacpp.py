@@ -81,6 +81,7 @@ class LlamaCpp:
         profile = profile.with_options(
             **{**_beside(model, self._settings, runner.accepts()), **profile.options}
         )
+        profile = _sound(profile, runner.accepts())
         llamacpp_options.check(profile.options, runner.accepts())
         check_memory(model, profile.options, hardware.visible(self._settings.environment))
         async with AsyncExitStack() as stack:
@@ -132,6 +133,13 @@ def context(model: Model, machine: Machine, wanted: int) -> int:
     pool = whole + (SLOTS - 1) * min(whole, EACH_FURTHER_SLOT)
     pool = min(pool, _affordable(model, machine))
     return max(ROUND_TO, pool // ROUND_TO * ROUND_TO)
+
+
+def _sound(profile: Profile, accepts: frozenset[str]) -> Profile:
+    """With one pool where it embeds: with a share for each slot llama.cpp computes wrong vectors
+    of texts that differ in length and come together (seen with models that read left to right)."""
+    embeds = llamacpp_options.is_true(profile.options.get("embeddings", False))
+    return profile.with_options(kv_unified=True) if embeds and "kv_unified" in accepts else profile
 
 
 def divided(model: Model, machine: Machine, wanted: int) -> tuple[int, int]:

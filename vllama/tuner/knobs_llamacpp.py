@@ -89,6 +89,8 @@ def _threads(name: str, what: str) -> Maker:
 def _unified(ground: Ground) -> Knob | RuledOut:
     if ground.concurrency == 1:
         return RuledOut("kv_unified", "one request at a time needs no shared pool")
+    if ground.model.shape.pooling:
+        return RuledOut("kv_unified", "without one pool llama.cpp computes wrong embeddings")
     return Knob(
         "kv_unified", "categorical", (False, True), False,
         "one pool of context for all slots, or an equal share for each: no mask to read, "
