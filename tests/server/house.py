@@ -74,8 +74,10 @@ class Small:
     def plan(self, key: str) -> Plan:
         plan = self._launcher.plan(key)
         start = plan.starts[0]
+        # Who embeds always has one pool, which each text may fill.
+        context = 4096 if start.profile.options.get("embeddings") else 8192
         profile = start.profile.with_options(
-            n_ctx=8192, n_parallel=2, kv_unified=False, threads=1, threads_batch=1
+            n_ctx=context, n_parallel=2, kv_unified=False, threads=1, threads_batch=1
         )
         return replace(plan, starts=(Start(start.engine, profile),))
 
