@@ -12,7 +12,7 @@ from tests.server.fakes import until
 from tests.tuner.simulated import subject
 from vllama.errors import UsageError
 from vllama.tuner import samplers, storages, study
-from vllama.tuner.study import Study
+from vllama.tuner.study import Ask, Study
 from vllama.tuner.trial import Trial, key
 
 ROOT = Path(__file__).parent.parent.parent
@@ -66,6 +66,14 @@ def two(url: str) -> tuple[Study, Study]:
     return made[0], made[1]
 
 
+def one_in_hand(url: str) -> tuple[Study, Study, Ask]:
+    """What the first of two was asked to try."""
+    first, second = two(url)
+    asked = first.ask()
+    assert asked is not None
+    return first, second, asked
+
+
 def test_what_one_has_in_hand_no_other_is_given(url: str) -> None:
     first, second = two(url)
     asked = [each.ask() for each in (first, second, first, second)]
@@ -89,9 +97,7 @@ def test_what_is_planted_is_given_once_however_many_ask(url: str) -> None:
 def test_what_a_worker_measured_is_kept_though_it_was_thought_dead(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept, other = two(url)
-    mine = slept.ask()
-    assert mine is not None
+    slept, other, mine = one_in_hand(url)
     with monkeypatch.context() as patched:
         patched.setattr(study, "GRACE_S", -1.0)
         other.free_stale()
@@ -103,9 +109,7 @@ def test_what_a_worker_measured_is_kept_though_it_was_thought_dead(
 def test_the_trial_of_a_dead_worker_is_free_again(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead, alive = two(url)
-    lost = dead.ask()
-    assert lost is not None
+    _, alive, lost = one_in_hand(url)
     alive.free_stale()
     assert alive.under_way == 1
     monkeypatch.setattr(study, "GRACE_S", -1.0)

@@ -145,8 +145,7 @@ def _still_in(
     means = [_mean(by_round(subject, done, options)) for options in finalists]
     rounds = len({b.round for b in done})
     if rounds == CHOSEN_AFTER and plan.rounds - rounds >= TO_CLAIM:
-        sure = [surely_holds(subject, done, f) for f in finalists]
-        means = [m if s or not any(sure) else -math.inf for m, s in zip(means, sure, strict=True)]
+        means = _standings(subject, done, finalists)
         near = [(len(f), -m, i) for i, (f, m) in enumerate(zip(finalists, means, strict=True))
                 if m >= max(means) - CLOSE and math.isfinite(m)]  # fmt: skip
         return [finalists[min(near)[2]]] if near else []
@@ -157,8 +156,21 @@ def _still_in(
 def _foremost(
     subject: Subject, done: Sequence[Block], finalists: Sequence[Options]
 ) -> list[Options]:
-    """The one with the best mean so far, if there is any."""
-    return sorted(finalists, key=lambda f: -_mean(by_round(subject, done, f)))[:1]
+    """The one that stands best so far, if there is any."""
+    standings = _standings(subject, done, finalists)
+    return [f for f, standing in zip(finalists, standings, strict=True)
+            if standing == max(standings)][:1]  # fmt: skip
+
+
+def _standings(
+    subject: Subject, done: Sequence[Block], finalists: Sequence[Options]
+) -> list[float]:
+    """The mean of each; none where others keep the limits beyond noise and it does not."""
+    sure = [surely_holds(subject, done, f) for f in finalists]
+    return [
+        _mean(by_round(subject, done, f)) if is_sure or not any(sure) else -math.inf
+        for f, is_sure in zip(finalists, sure, strict=True)
+    ]
 
 
 def is_claimable(rounds: Iterable[int]) -> bool:
