@@ -212,6 +212,7 @@ def main() -> int:
         dispatch = middle([measured("dispatch", url, "200", "4") for _ in range(args.repeats)])
     found = checks(rows, dispatch)
     parts = [
+        "# What a streamed chunk costs the client",
         table(rows),
         f"Open loop at 200 requests/s: sent {dispatch['delay_p50_ms']:.2f} ms late in the "
         f"median, {dispatch['delay_p99_ms']:.2f} ms at p99.",

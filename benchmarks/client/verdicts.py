@@ -104,7 +104,7 @@ def main() -> int:
     granted = realtime()
     began_s = time.monotonic()
     found = run_fast(runs(args.runs))
-    text = table(found, time.monotonic() - began_s)
+    text = f"# Are the bench's verdicts right?\n\n{table(found, time.monotonic() - began_s)}"
     if not granted:
         text += "\n\nNo real-time priority here: noise is also that of a shared machine."
     print(text)
