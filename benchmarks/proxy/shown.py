@@ -4,8 +4,6 @@ from typing import Any
 
 from benchmarks.proxy import others
 
-ROUTER = others.ROUTER.name
-
 
 def table(document: dict[str, Any]) -> str:
     """The figures as a page."""
@@ -69,7 +67,7 @@ def targets(rows: dict[str, Any]) -> list[str]:
     for what, reached, met in (
         ("at most 30 CPU-s per 1M streamed tokens", many["cpu_s_per_million"],
          many["cpu_s_per_million"] <= 30),
-        *_beside_router(many, rows.get(ROUTER)),
+        *_beside_router(many, rows.get(others.ROUTER.name)),
         ("at most 0.6 ms added per token in the median", f"{added[0]:.2f} ms", added[0] <= 0.6),
         ("at most 2 ms added at p99", f"{added[1]:.2f} ms", added[1] <= 2),
         ("holds 400 streams (0.98 of direct)", f"{held:.3f}", held >= 0.98),
