@@ -11,6 +11,8 @@ from vllama.bench.workload import Workload
 # A server that refuses must not be hammered, nor the machine kept busy with refusals.
 _BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
+# A loop's clock counts whole milliseconds from its last turn: it may wake one too early.
+_CLOCK_S = 0.002
 
 
 class ClosedLoop:
@@ -51,7 +53,7 @@ class ClosedLoop:
             transcript = await self._one(measured=self._wants_more())
             if transcript.error is not None:
                 wait_s = max(_BACKOFF_S, min(transcript.retry_after_s, _LONGEST_BACKOFF_S))
-                await asyncio.sleep(wait_s)
+                await asyncio.sleep(wait_s + _CLOCK_S)
 
     async def _one(self, *, measured: bool, output_tokens: int | None = None) -> Transcript:
         asked = self._requests.take(output_tokens)
