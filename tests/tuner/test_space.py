@@ -8,6 +8,7 @@ from tests.tuner import machines as on
 from vllama.errors import UsageError
 from vllama.machine import Gpu
 from vllama.profile import Profile
+from vllama.tuner.accuracy import lossy
 from vllama.tuner.knobs_vllm_cpu import THREADS
 from vllama.tuner.objective import Objective
 from vllama.tuner.space import Knob, Space, build
@@ -167,6 +168,12 @@ def test_parallel_sizes_divide_the_heads_and_fit_the_gpus() -> None:
     assert space.check(both) == "8 GPUs are asked for and there are 4"
 
 
+@pytest.mark.parametrize("card", [(), (on.gpu(),)], ids=["CPU", "GPU"])
+def test_no_rule_of_thumb_makes_a_request_wait(card: tuple[Gpu, ...]) -> None:
+    space = on.vllm_space(on.machine(*card), on.chat(10))
+    assert all(int(seed.get("max_num_seqs", 128)) >= 10 for seed in space.seeds)
+
+
 def test_lossy_choices_need_permission() -> None:
     assert "--allow-lossy" in reason(SPACES["vllm on a GPU"], "kv_cache_dtype")
     assert "--allow-lossy" in reason(SPACES["llamacpp on a CPU"], "cache_type_k")
@@ -175,6 +182,35 @@ def test_lossy_choices_need_permission() -> None:
     space = on.llamacpp_space(CPU, allow_lossy=True)
     assert knob(space, "cache_type_v").choices == ("f16", "q8_0", "q4_0")
     assert space.check({"cache_type_v": "q8_0", "flash_attn": "off"}) is not None
+
+
+@pytest.mark.parametrize(
+    ("stored", "features", "allow_lossy", "choices"),
+    [
+        ("F16", {"avx2"}, False, ("auto", "float32")),
+        ("F16", {"avx512_bf16"}, False, ("auto", "float32")),
+        ("F16", {"avx512_bf16"}, True, ("auto", "float32", "bfloat16")),
+        ("F16", {"avx512_fp16", "avx512_bf16"}, True, None),
+        ("BF16", {"avx2"}, True, ("auto", "float32")),
+        ("BF16", {"avx512_bf16"}, True, None),
+        ("GPTQ", {"avx2"}, True, None),
+    ],
+)
+def test_another_type_is_tried_where_the_processor_cannot_compute_with_the_weights_own(
+    stored: str, features: set[str], allow_lossy: bool, choices: tuple[str, ...] | None
+) -> None:
+    cpu = replace(CPU.cpu, features=frozenset(features))
+    shape = replace(on.TOY, quantization=stored)
+    space = on.vllm_space(replace(CPU, cpu=cpu), shape=shape, allow_lossy=allow_lossy)
+    if choices is None:
+        assert len(reason(space, "dtype").split()) >= 3
+        assert "dtype" not in names(space)
+        return
+    assert knob(space, "dtype").choices == choices
+    assert space.seeds[1]["dtype"] == "float32"
+    assert lossy(space.knobs, {"dtype": "float32"}) == {}
+    rounded = {"dtype": "bfloat16"} if "bfloat16" in choices else {}
+    assert lossy(space.knobs, rounded) == rounded
 
 
 def test_prefix_caching_stays_on_for_a_load_that_shares_prefixes() -> None:

@@ -10,8 +10,8 @@ from vllama.machine import Cpu
 
 _FEATURES = frozenset(
     {"avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
-     "avx_vnni", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve",
-     "sve2", "rvv"}
+     "avx_vnni", "amx_tile", "amx_bf16", "amx_fp16", "amx_int8", "asimd", "asimddp", "asimdhp",
+     "bf16", "i8mm", "sve", "sve2", "rvv"}
 )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ def lossy(knobs: Sequence[Knob], options: Mapping[str, Scalar]) -> dict[str, Sca
     return {
         k.name: options[k.name]
         for k in knobs
-        if k.lossy and k.name in options and options[k.name] != k.default
+        if k.lossy and k.name in options and options[k.name] not in (k.default, *k.exact)
     }
 
 

@@ -24,7 +24,8 @@ class Knob:
     nothing to a launch. The short list of values is on purpose: several of them are part
     of the key under which engines keep compiled code, and a repeated value starts faster.
     `restart` is False for what can be changed on a running engine. `lossy` is what makes other
-    answers: all values but the default must pass the gate of `accuracy`.
+    answers: all values but the default and those that are `exact` must pass the gate of
+    `accuracy`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Knob:
     log: bool = False
     restart: bool = True
     lossy: bool = False
+    exact: tuple[Scalar, ...] = ()
 
     @property
     def low(self) -> float:

@@ -30,6 +30,12 @@ _COMPILED = frozenset({
     "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
     "enable_expert_parallel", "spec_method", "spec_tokens",
 })  # fmt: skip
+# What multiplies numbers of 16 bits, by how the weights are stored. Without it vLLM's half
+# precision was seen at a third of its single precision's speed.
+_COMPUTES = {
+    "BF16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+    "F16": frozenset({"avx512_fp16", "amx_fp16", "asimdhp"}),
+}
 _LEFT_ALONE = {
     "enable_chunked_prefill": "on by default; vLLM warns that off may crash or give wrong output",
     "block_size": "the attention backend chooses it, and may refuse another",
@@ -168,17 +174,22 @@ def _kv_bytes(ground: Ground) -> Knob | RuledOut:
 
 
 def _dtype(ground: Ground) -> Knob | RuledOut:
-    features = ground.machine.cpu.features
-    if ground.on_gpu or features & {"avx512_bf16", "amx_bf16"}:
+    stored, features = ground.model.shape.quantization, ground.machine.cpu.features
+    if ground.on_gpu or features & _COMPUTES.get(stored, frozenset()):
         return RuledOut("dtype", "the weights' own: another is a choice of quality, not of speed")
+    if stored not in _COMPUTES:
+        return RuledOut("dtype", f"the weights are {stored}")
     twice = 2 * ground.model.shape.weight_bytes + 2 * _load_bytes(ground)
-    if ground.model.shape.quantization not in {"BF16", "F16"}:
-        return RuledOut("dtype", f"the weights are {ground.model.shape.quantization}")
-    if twice > 0.6 * ground.machine.available_bytes:
+    fits = twice <= 0.6 * ground.machine.available_bytes
+    shorter = ground.allow_lossy and stored == "F16" and features & _COMPUTES["BF16"]
+    if not (fits or shorter):
         return RuledOut("dtype", "float32 would be exact and may be faster here, but does not fit")
+    exact: tuple[Scalar, ...] = ("float32",) if fits else ()
     return Knob(
-        "dtype", "categorical", ("auto", "float32"), "auto",
-        "this CPU has no 16-bit arithmetic: float32 loses nothing and may be faster",
+        "dtype", "categorical", ("auto", *exact, *(("bfloat16",) if shorter else ())), "auto",
+        f"this CPU has no arithmetic for {stored}: float32 loses nothing and may be faster"
+        + (", bfloat16 rounds the weights and has arithmetic here" if shorter else ""),
+        lossy=bool(shorter), exact=exact,
     )  # fmt: skip
 
 
@@ -268,12 +279,14 @@ def _rules(ground: Ground) -> Sequence[Rule]:
 
 
 def _seeds(ground: Ground) -> Sequence[Options]:
-    busy = ground.concurrency
-    thumb: dict[str, Scalar] = {"max_num_seqs": busy}
+    # A place for each request, which is not the nearest choice: with 8 for 10, two always wait.
+    thumb: dict[str, Scalar] = {"max_num_seqs": _sequences(ground).choices[-1]}
     drafting: tuple[Options, ...] = ({"spec_method": DRAFTING},) if ground.draft else ()
     if not ground.on_gpu:
         return (
             *drafting,
+            # First what may be worth a factor; where it is no knob, this is the thumb alone.
+            {**thumb, "dtype": "float32"},
             thumb,
             {**thumb, "optimization_level": 0},
             {**thumb, "max_num_batched_tokens": 512},
