@@ -1,69 +1,16 @@
 """Reading kept answers after the run: which chunk carried content, and what was counted."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
+from vllama.bench import shapes
 from vllama.bench.measurement import Sample
+from vllama.bench.shapes import Chunk, Line, Usage
 from vllama.bench.transcript import CUT_SHORT, MALFORMED, SERVER_ERROR, Transcript
 
 Reader: TypeAlias = Callable[[Transcript, float], Sample]
-
-
-class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    text: str | None = None
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] = msgspec.field(default_factory=list)
-    usage: _Usage | None = None
-    error: Any = None
-
-
-class _Message(msgspec.Struct, gc=False):
-    content: str | None = None
-    thinking: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-
-
-class _Line(msgspec.Struct, gc=False):
-    response: str | None = None
-    thinking: str | None = None
-    message: _Message | None = None
-    done: bool = False
-    prompt_eval_count: int = 0
-    eval_count: int = 0
-    error: str | None = None
-
-
-class _Vectors(msgspec.Struct):
-    usage: _Usage | None = None
-    data: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    embeddings: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    prompt_eval_count: int = 0
-    error: Any = None
-
-
-_chunk = msgspec.json.Decoder(_Chunk)
-_chunks = msgspec.json.Decoder(list[_Chunk])
-_line = msgspec.json.Decoder(_Line)
-_vectors = msgspec.json.Decoder(_Vectors)
 
 
 def read_events(transcript: Transcript, scheduled_s: float) -> Sample:
@@ -71,7 +18,7 @@ def read_events(transcript: Transcript, scheduled_s: float) -> Sample:
     arrived, events, closed, broken = _events(transcript)
     chunks = _decoded(events)
     times: list[float] = []
-    usage, finished = _Usage(), False
+    usage, finished = Usage(), False
     for arrived_s, chunk in zip(arrived, chunks, strict=False):
         if chunk.error is not None:
             return _failed(transcript, scheduled_s, SERVER_ERROR, times)
@@ -80,7 +27,7 @@ def read_events(transcript: Transcript, scheduled_s: float) -> Sample:
             if choice.finish_reason is not None:
                 finished = True
             delta = choice.delta
-            if choice.text or (delta is not None and (delta.content or _says(delta))):
+            if choice.text or (delta is not None and delta.says):
                 times.append(arrived_s)
     if len(chunks) < len(events):
         return _failed(transcript, scheduled_s, MALFORMED, times)
@@ -118,18 +65,18 @@ def _is_one_event(piece: bytes) -> bool:
     return piece[:7] == b"data: {" and piece.find(b"\n\n") == len(piece) - 2
 
 
-def _decoded(events: Sequence[bytes]) -> list[_Chunk]:
+def _decoded(events: Sequence[bytes]) -> list[Chunk]:
     """The chunks up to the first that is malformed: at one go, which is much the cheapest."""
     try:
-        chunks = _chunks.decode(b"[%b]" % b",".join(events))
+        chunks = shapes.chunks.decode(b"[%b]" % b",".join(events))
         if len(chunks) == len(events):
             return chunks
     except msgspec.MsgspecError:
         pass
-    good: list[_Chunk] = []
+    good: list[Chunk] = []
     try:
         for event in events:
-            good.append(_chunk.decode(event))
+            good.append(shapes.chunk.decode(event))
     except msgspec.MsgspecError:
         pass
     return good
@@ -138,32 +85,28 @@ def _decoded(events: Sequence[bytes]) -> list[_Chunk]:
 def read_completion(transcript: Transcript, scheduled_s: float) -> Sample:
     """A whole answer of OpenAI's API."""
     try:
-        chunk = _chunk.decode(transcript.body)
+        chunk = shapes.chunk.decode(transcript.body)
     except msgspec.MsgspecError:
         return _failed(transcript, scheduled_s, MALFORMED)
     if chunk.error is not None:
         return _failed(transcript, scheduled_s, SERVER_ERROR)
     if not chunk.choices or chunk.choices[0].finish_reason is None:
         return _failed(transcript, scheduled_s, CUT_SHORT)
-    usage = chunk.usage or _Usage()
+    usage = chunk.usage or Usage()
     return _sample(transcript, scheduled_s, (), usage.prompt_tokens, usage.completion_tokens)
 
 
 def read_lines(transcript: Transcript, scheduled_s: float) -> Sample:
     """A stream of JSON lines, as Ollama sends it."""
     times: list[float] = []
-    last: _Line | None = None
+    last: Line | None = None
     try:
         for arrived_s, text in split(transcript, b"\n"):
-            last = _line.decode(text)
+            last = shapes.line.decode(text)
             if last.error is not None:
                 return _failed(transcript, scheduled_s, SERVER_ERROR, times)
             said = last.message
-            if (
-                last.response
-                or last.thinking
-                or (said and (said.content or said.thinking or said.tool_calls))
-            ):
+            if last.response or last.thinking or (said and said.says):
                 times.append(arrived_s)
     except msgspec.MsgspecError:
         return _failed(transcript, scheduled_s, MALFORMED, times)
@@ -175,7 +118,7 @@ def read_lines(transcript: Transcript, scheduled_s: float) -> Sample:
 def read_ollama_whole(transcript: Transcript, scheduled_s: float) -> Sample:
     """A whole answer of Ollama's API."""
     try:
-        line = _line.decode(transcript.body)
+        line = shapes.line.decode(transcript.body)
     except msgspec.MsgspecError:
         return _failed(transcript, scheduled_s, MALFORMED)
     if line.error is not None or not line.done:
@@ -186,7 +129,7 @@ def read_ollama_whole(transcript: Transcript, scheduled_s: float) -> Sample:
 def read_embedding(transcript: Transcript, scheduled_s: float) -> Sample:
     """Vectors from OpenAI's API."""
     try:
-        vectors = _vectors.decode(transcript.body)
+        vectors = shapes.vectors.decode(transcript.body)
     except msgspec.MsgspecError:
         return _failed(transcript, scheduled_s, MALFORMED)
     if vectors.error is not None or not vectors.data:
@@ -198,7 +141,7 @@ def read_embedding(transcript: Transcript, scheduled_s: float) -> Sample:
 def read_ollama_embedding(transcript: Transcript, scheduled_s: float) -> Sample:
     """Vectors from Ollama's API."""
     try:
-        vectors = _vectors.decode(transcript.body)
+        vectors = shapes.vectors.decode(transcript.body)
     except msgspec.MsgspecError:
         return _failed(transcript, scheduled_s, MALFORMED)
     if vectors.error is not None or not vectors.embeddings:
@@ -227,10 +170,6 @@ def split(
                 yield arrived_s, event
     if rest.strip():
         yield times[-1], rest
-
-
-def _says(delta: _Delta) -> bool:
-    return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls)
 
 
 def _sample(

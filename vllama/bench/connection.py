@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import msgspec
 
-from vllama.bench import counters
+from vllama.bench import counters, said
 from vllama.bench.answers import read
 from vllama.bench.dialect import Body, Dialect, Ollama, OpenAi, Prompt, encode
 from vllama.bench.lexicon import explore
 from vllama.bench.measurement import Sample
 from vllama.bench.prompts import Prompts, Vocabulary
+from vllama.bench.said import Said
 from vllama.bench.wire import Choice, wire
 from vllama.bench.workload import Asks, Kind
 from vllama.engines.engine import Endpoint
@@ -30,6 +31,7 @@ class Connection:
         self._dialects: dict[Kind, OpenAi | Ollama] = {}
         self._prompts: dict[Kind, Prompts] = {}
         self._vocabulary: Vocabulary | None = None
+        self._tokenizes = endpoint.api == "openai"
 
     def close(self) -> None:
         """Drop the connections."""
@@ -83,6 +85,23 @@ class Connection:
         return (
             counters.read(transcript.body.decode(errors="replace")) if not transcript.error else {}
         )
+
+    async def doubt(self, answers: Sequence[Said]) -> str | None:
+        """Why its counts of these answers deserve no trust, where it has a tokenizer to ask."""
+        if not self._tokenizes:
+            return None
+        lengths: dict[str, int] = {}
+
+        async def count(text: str) -> int:
+            if text not in lengths:
+                lengths[text] = await self._tokenized_length(text)
+            return lengths[text]
+
+        try:
+            return await said.doubt(answers, count)
+        except EngineFailed:
+            self._tokenizes = False
+            return None
 
     async def _settle(self, kind: Kind) -> OpenAi | Ollama:
         said = ""

@@ -102,7 +102,8 @@ def together(runs: Sequence[Run]) -> Run:
     start_s, end_s = max(r.start_s for r in measured), min(r.end_s for r in measured)
     if end_s <= start_s:
         start_s, end_s = min(r.start_s for r in measured), max(r.end_s for r in measured)
-    return Run(samples, start_s, end_s, client={**worst(runs), "processes": len(runs)})
+    client = {**worst(runs), "processes": len(runs)}
+    return Run(samples, start_s, end_s, client=client, said=measured[0].said)
 
 
 def _is_closed(workload: Workload) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from vllama.bench.said import Said
+
 # A quantile whose 95 % distribution-free interval does not fit the sample is not shown.
 P95_NEEDS = 72
 P99_NEEDS = 368
@@ -50,7 +52,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The samples of one load and its steady window, on the samples' clock."""
+    """The samples of one load and its steady window, on the samples' clock.
+
+    `said` is the text of a few answers.
+    """
 
     samples: tuple[Sample, ...]
     start_s: float
@@ -60,6 +65,7 @@ class Run:
     slo: tuple[tuple[str, float], ...] = ()
     client: Mapping[str, float] = field(default_factory=dict)
     counters: Mapping[str, float] = field(default_factory=dict)
+    said: tuple[Said, ...] = ()
 
     @property
     def duration_s(self) -> float:

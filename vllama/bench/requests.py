@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from vllama.bench.answers import Reader, read
@@ -11,6 +12,7 @@ from vllama.bench.dataset import texts
 from vllama.bench.dialect import Dialect, Prompt
 from vllama.bench.measurement import Run, Sample
 from vllama.bench.prompts import Prompts
+from vllama.bench.said import KEPT, Said, said
 from vllama.bench.transcript import Transcript
 from vllama.bench.wire import Wire
 from vllama.bench.workload import Workload
@@ -112,9 +114,21 @@ class Answered:
 
 
 def run_of(log: Sequence[Answered], reader: Reader, start_s: float, end_s: float) -> Run:
-    """Read the answers: the samples of a load and its window."""
+    """Read the answers: the samples of a load, its window, and what a few of them said."""
     samples = tuple(_sample(each, reader) for each in log)
-    return Run(samples, start_s, max(start_s, end_s))
+    return Run(samples, start_s, max(start_s, end_s), said=tuple(_said(log, samples)))
+
+
+def _said(log: Sequence[Answered], samples: Sequence[Sample]) -> Iterator[Said]:
+    good = (
+        (each.transcript, sample.output_tokens)
+        for each, sample in zip(log, samples, strict=True)
+        if each.measured and sample.error is None and sample.output_tokens
+    )
+    for transcript, output_tokens in islice(good, KEPT):
+        text = said(transcript, output_tokens)
+        if text is not None:
+            yield text
 
 
 def _sample(answered: Answered, reader: Reader) -> Sample:

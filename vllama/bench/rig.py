@@ -218,6 +218,7 @@ class LiveSession:
         doubts = (
             counters.doubt(counted, workload.prompt_tokens, *_shared_tokens(workload)),
             steady.doubt(run, workload),
+            await self.connection.doubt(run.said),
         )
         return replace(
             run,
