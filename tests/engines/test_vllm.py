@@ -17,6 +17,7 @@ from vllama.settings import Settings
 from vllama.store import creation, names
 from vllama.store.blobs import Blobs
 from vllama.toy import adapter
+from vllama.tuner.knobs_vllm_cpu import WORKER
 
 QUICK: dict[str, Scalar] = {
     "max_model_len": 1024,
@@ -102,6 +103,22 @@ def test_the_start_taught_its_facts(vllm_endpoint: Endpoint) -> None:
     assert int(facts["kv_cache_tokens"]) > 100_000
     assert float(facts["init_s"]) > 0
     assert "--kv-cache-memory-bytes" in vllm_endpoint.command
+
+
+@pytest.mark.vllm
+async def test_without_a_process_for_computing_it_answers_alike(
+    engine: Vllm, toy: Path, machine: Machine, vllm_endpoint: Endpoint
+) -> None:
+    profile = engine.default(names.resolve(str(toy), engine.settings), machine)
+    alone = replace(profile.with_options(**QUICK), environment={WORKER: "0"})
+    async with engine.start(alone) as endpoint:
+        family = members(endpoint.life.pids)
+        said = await answer(endpoint)
+    assert said == await answer(vllm_endpoint)
+    assert endpoint.facts.keys() == vllm_endpoint.facts.keys()
+    assert int(endpoint.facts["kv_cache_tokens"]) > 10_000
+    assert len(family) < len(members(vllm_endpoint.life.pids))
+    await assert_gone(family, endpoint.base_url)
 
 
 @pytest.mark.vllm

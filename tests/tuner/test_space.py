@@ -9,7 +9,7 @@ from vllama.errors import UsageError
 from vllama.machine import Gpu
 from vllama.profile import Profile
 from vllama.tuner.accuracy import lossy
-from vllama.tuner.knobs_vllm_cpu import THREADS
+from vllama.tuner.knobs_vllm_cpu import THREADS, WORKER
 from vllama.tuner.objective import Objective
 from vllama.tuner.space import Knob, Space, build
 from vllama.tuner.subject import Subject
@@ -99,7 +99,7 @@ def test_neighbours_differ_in_one_knob_and_can_work(space: Space) -> None:
 
 def test_an_option_the_installed_version_lacks_is_not_varied() -> None:
     space = on.vllm_space(CPU, takes=frozenset({"max_num_seqs", "max_num_batched_tokens"}))
-    assert names(space) <= {"max_num_seqs", "max_num_batched_tokens", THREADS}
+    assert names(space) <= {"max_num_seqs", "max_num_batched_tokens", THREADS, WORKER}
     assert reason(space, "optimization_level") == "vllm 0.32.0 does not take this option"
 
 
@@ -150,6 +150,15 @@ def test_how_threads_are_bound_is_tried_on_a_cpu_though_no_option_says_it() -> N
     assert knob(space, THREADS).choices == ("auto", "nobind")
     assert {"max_num_seqs": 16, THREADS: "nobind"} in space.seeds
     assert reason(SPACES["vllm on a GPU"], THREADS) == "it is for vLLM on a processor"
+
+
+def test_computing_in_the_schedulers_process_is_tried_on_a_cpu_where_the_release_can() -> None:
+    space = SPACES["vllm on a CPU"]
+    assert knob(space, WORKER).choices == ("1", "0")
+    assert {"max_num_seqs": 16, WORKER: "0"} in space.seeds
+    assert space.check({WORKER: "0", THREADS: "nobind"}) is not None
+    assert "0.32 and later" in reason(on.vllm_space(CPU, version="0.31.0"), WORKER)
+    assert "on a processor" in reason(SPACES["vllm on a GPU"], WORKER)
 
 
 def test_what_is_a_variable_goes_into_the_environment_of_a_profile() -> None:

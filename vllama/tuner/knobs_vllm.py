@@ -16,7 +16,7 @@ from vllama.tuner.knob import (
     ladder,
 )
 from vllama.tuner.knobs_vllm_cpu import MAKERS as ON_CPU
-from vllama.tuner.knobs_vllm_cpu import THREADS
+from vllama.tuner.knobs_vllm_cpu import THREADS, WORKER, binds_nothing
 from vllama.tuner.knobs_vllm_gpu import ON_GPU
 from vllama.tuner.knobs_vllm_spec import DRAFTING, complete
 from vllama.tuner.knobs_vllm_spec import MAKERS as SPECULATION
@@ -275,7 +275,7 @@ def _rules(ground: Ground) -> Sequence[Rule]:
             return "spec_tokens without spec_method guesses nothing"
         return None
 
-    return budget, threshold, length, guesses, *ON_GPU.rules(ground)
+    return budget, threshold, length, guesses, binds_nothing, *ON_GPU.rules(ground)
 
 
 def _seeds(ground: Ground) -> Sequence[Options]:
@@ -285,7 +285,9 @@ def _seeds(ground: Ground) -> Sequence[Options]:
     if not ground.on_gpu:
         return (
             *drafting,
-            # First what may be worth a factor; where it is no knob, this is the thumb alone.
+            # First what may be worth a factor each; what is no knob here is left out.
+            {**thumb, WORKER: "0", "dtype": "float32"},
+            {**thumb, WORKER: "0"},
             {**thumb, "dtype": "float32"},
             thumb,
             {**thumb, "optimization_level": 0},
