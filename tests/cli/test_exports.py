@@ -1,11 +1,13 @@
 """What `vllama profiles export` writes is used by those for whom it is written."""
 
+import re
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -52,6 +54,12 @@ def is_as_tuned(verdict: Verdict) -> None:
     assert effective["enable_prefix_caching"] is False
     assert effective["long_prefill_token_threshold"] == 512
     assert effective["num_speculative_tokens"] == 3
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_form_tells_the_environment_that_was_tuned(tmp_path: Path, form: str) -> None:
+    alone = replace(on_vllm(tmp_path), environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
+    assert re.search("VLLM_ENABLE_V1_MULTIPROCESSING[\"']?[:=] ?[\"']?0", FORMATS[form](alone))
 
 
 @pytest.mark.vllm

@@ -19,7 +19,7 @@ def as_json(profile: Profile) -> str:
 def as_vllm(profile: Profile) -> str:
     """vLLM's `--config` file: YAML, of which JSON values are a part."""
     _only_vllm(profile, "its --config file")
-    lines = [*_comment(profile), f"model: {json.dumps(profile.model)}"]
+    lines = [*_comment(profile), *_unsaid(profile), f"model: {json.dumps(profile.model)}"]
     lines += [f"{_dashed(k)}: {_yaml(v)}" for k, v in profile.options.items()]
     return "\n".join(lines)
 
@@ -172,6 +172,12 @@ def _comment(profile: Profile) -> list[str]:
     made = f" on {profile.machine}" if profile.machine else ""
     version = f" {profile.engine_version}" if profile.engine_version else ""
     return [f"# vllama profile {profile.name}: {profile.engine}{version}, tuned{made}"]
+
+
+def _unsaid(profile: Profile) -> list[str]:
+    """The environment, which vLLM's file has no place for."""
+    words = [f"{k}={shlex.quote(v)}" for k, v in profile.environment.items()]
+    return [f"# It is for this environment: {' '.join(words)}"] if words else []
 
 
 def _unit(word: str) -> str:

@@ -8,7 +8,7 @@ from typing import TextIO
 from vllama.bench.measurement import Measurement
 from vllama.engines import Choice
 from vllama.machine import GIB, Machine
-from vllama.profile import Scalar
+from vllama.profile import Profile, Scalar
 from vllama.tuner.ablation import Ablated
 from vllama.tuner.costs import configurations_per_hour
 from vllama.tuner.document import Outcome
@@ -128,8 +128,7 @@ class Lines:
         if verdict.gain is not None:
             self.say(f"gain       {gain_in_words(verdict.gain)} ({in_words(verdict.shown)})")
         for name, path in outcome.saved.items():
-            options = outcome.selected[name].profile.options
-            mine = {k: v for k, v in options.items() if outcome.subject.default.options.get(k) != v}
+            mine = _differences(outcome.selected[name].profile, outcome.subject.default)
             self.say(f"profile    {name:<10} {in_words(mine)}  {path}")
         self._accuracy(outcome)
         self._costs(outcome)
@@ -177,6 +176,14 @@ def figures(measured: Mapping[str, Measurement]) -> str:
         first = f", TTFT {m.ttft_s.p50 * 1000:.0f} ms" if m.ttft_s else ""
         shown.append(f"{m.output_tokens_per_s:.0f} tok/s{first}")
     return " | ".join(shown)
+
+
+def _differences(profile: Profile, default: Profile) -> dict[str, Scalar]:
+    """The options and variables in which it is not the default."""
+    pairs: list[tuple[Mapping[str, Scalar], Mapping[str, Scalar]]] = [
+        (profile.options, default.options), (profile.environment, default.environment)
+    ]  # fmt: skip
+    return {k: v for mine, usual in pairs for k, v in mine.items() if usual.get(k) != v}
 
 
 def gain_in_words(gain: Gain) -> str:
