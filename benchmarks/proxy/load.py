@@ -13,14 +13,29 @@ STAMP = re.compile(rb'content": ?"(\d{10,}) "')
 
 @dataclass
 class Heard:
-    """What came back. Times in seconds."""
+    """What came back. Times in seconds.
+
+    The window is from when the last stream had begun to when the first of them ended: all
+    are under way in it.
+    """
 
     tokens: int = 0
+    arrived_s: list[float] = field(default_factory=list)
+    window_s: tuple[float, float] = (0.0, 0.0)
+    all_begun_s: float = 0.0
     late_s: list[float] = field(default_factory=list)
     took_s: list[float] = field(default_factory=list)
     failed: int = 0
     unfinished: int = 0
     seconds: float = 0.0
+
+    @property
+    def steady_per_s(self) -> float:
+        """Tokens/s in the window; over all of the time where there is none."""
+        begin, end = self.window_s
+        if end <= begin:
+            return self.tokens / self.seconds
+        return sum(begin < at <= end for at in self.arrived_s) / (end - begin)
 
 
 class Listener:
@@ -31,7 +46,8 @@ class Listener:
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self.first: asyncio.Event = asyncio.Event()
         self.status = 0
-        self.has_said = False
+        self.first_s: float | None = None
+        self.last_s = math.inf
         self._pieces: list[bytes] = []
 
     def on_head(self, status: int, _headers: Headers) -> None:
@@ -44,10 +60,18 @@ class Listener:
         now = time.monotonic_ns()
         for stamp in STAMP.findall(b"".join(self._pieces)):
             self.heard.tokens += 1
-            self.has_said = True
+            self.last_s = now / 1e9
+            if self.first_s is None:
+                self.first_s = self.last_s
+            self.heard.arrived_s.append(self.last_s)
             self.heard.late_s.append((now - int(stamp)) / 1e9)
         self._pieces.clear()
         self.first.set()
+
+    @property
+    def has_said(self) -> bool:
+        """Whether a token came."""
+        return self.first_s is not None
 
     def on_end(self, error: Exception | None) -> None:
         if not self.ended.done():
@@ -94,6 +118,12 @@ class Target:
         left_s = None if math.isinf(limit_s) else max(0.0, limit_s + began - time.monotonic())
         await asyncio.wait({listener.ended for listener, _ in sent}, timeout=left_s)
         heard.seconds = time.monotonic() - began
+        firsts = [listener.first_s for listener, _ in sent if listener.first_s is not None]
+        if len(firsts) == count:
+            # A stream that was cut off lasted until then.
+            ends = [one.last_s if one.ended.done() else math.inf for one, _ in sent]
+            heard.window_s = (max(firsts), min(*ends, began + heard.seconds))
+            heard.all_begun_s = max(firsts) - began
         for listener, link in sent:
             if not listener.ended.done():
                 heard.unfinished += 1

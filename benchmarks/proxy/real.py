@@ -1,10 +1,12 @@
-"""The part with a real engine: vLLM with a toy model, asked directly and through vllama.
+"""The part with a real engine: vLLM with a toy model, asked directly, through vllama, and, where
+it can be had, through the router in Rust: what any proxy costs an engine that it shares cores with.
 
 Throughput from long answers; the first token from many rounds of short ones, as the difference
 within each pair of rounds, for with many streams it is mostly the engine's own queue.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import re
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.proxy import others
 from benchmarks.proxy.rig import CORES, proxy
 from vllama import engines, hardware, toy
 from vllama.bench.compare import paired
@@ -61,12 +64,18 @@ async def _measure(model: Path) -> list[dict[str, Any]]:
         async with vllm.start(profile) as endpoint:
             command = [sys.executable, "-m", "vllama", "serve", "--port", "PORT", "--attach"]
             serve = [*command, f"{endpoint.model}={endpoint.base_url}"]
-            with proxy(serve, endpoint.base_url, cores=frozenset(CORES)) as (url, _):
-                return await _rows(endpoint, url)
+            commands = {"through": serve}
+            with contextlib.suppress(others.Missing):
+                commands["router"] = others.ROUTER.command(endpoint.base_url)
+            with contextlib.ExitStack() as stack:
+                urls = {"direct": endpoint.base_url}
+                for side, words in commands.items():
+                    place = proxy(words, endpoint.base_url, cores=frozenset(CORES))
+                    urls[side], _ = stack.enter_context(place)
+                return await _rows(endpoint, urls)
 
 
-async def _rows(endpoint: Endpoint, url: str) -> list[dict[str, Any]]:
-    urls = {"direct": endpoint.base_url, "through": url}
+async def _rows(endpoint: Endpoint, urls: Mapping[str, str]) -> list[dict[str, Any]]:
     for each in urls.values():
         await _round(each, endpoint.model, 2, "warm", TOKENS)
     rows = []
@@ -77,7 +86,10 @@ async def _rows(endpoint: Endpoint, url: str) -> list[dict[str, Any]]:
             {
                 "streams": streams, "rounds": long, "first_rounds": short,
                 **{side: _figures(heard[side], first[side]) for side in urls},
-                "added_ms": _added_ms(first["direct"], first["through"]),
+                "added_ms": {
+                    side: _added_ms(first["direct"], rounds)
+                    for side, rounds in first.items() if side != "direct"
+                },
             }
         )  # fmt: skip
         print("real vLLM", rows[-1], file=sys.stderr, flush=True)
@@ -93,7 +105,7 @@ async def _in_turns(
         sides = list(enumerate(urls.items()))
         for place, (side, url) in sides if number % 2 else reversed(sides):
             # Of the same length on both sides, and never the same: nothing is cached.
-            begun = f"{tokens:04} {2 * number + place:04}"
+            begun = f"{tokens:04} {len(urls) * number + place:04}"
             heard[side].append(await _round(url, model, streams, begun, tokens))
     return heard
 
