@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,7 +38,7 @@ TOLD = ("kv_cache_tokens", "kv_cache_bytes", "model_memory_bytes", "load_s")
 def cases() -> Iterator[Case]:
     """A size of the model and the options of a start; what is left over is the cache's."""
     for at, (size, dtype, tokens, share) in enumerate(
-        product(SIZES, ("auto", "float32"), (2048, 8192), (0.08, 0.15))
+        product(SIZES, ("auto", "float32"), (2048, 8192), (0.2, 0.4))
     ):
         yield size, {
             "gpu_memory_utilization": share, "dtype": dtype, "max_num_batched_tokens": tokens,
@@ -113,31 +113,35 @@ def table(done: Sequence[Mapping[str, Any]]) -> str:
         "log",
         "before",
         "after one start",
+        "after one of the same type",
     )
     rows: list[list[Any]] = []
     before: list[float] = []
     after: list[float] = []
+    after_like: list[float] = []
     for line in done:
         options = line["options"]
         cells = [line["size"], options["dtype"], options["gpu_memory_utilization"],
                  options["max_num_batched_tokens"]]  # fmt: skip
         real = line.get("facts", {}).get("kv_cache_tokens")
         if not real:
-            rows.append([*cells, line.get("failed", "it told no size"), "", ""])
+            rows.append([*cells, line.get("failed", "it told no size"), "", "", ""])
             continue
         before.append(_fit(line).verdict(options).kv_tokens / real - 1)
-        rows.append([*cells, f"{real:,}", f"{before[-1]:+.1%}", ""])
-        calibrated = _after(line, done)
-        if calibrated is not None:
-            after.append(calibrated / real - 1)
-            rows[-1][-1] = f"{after[-1]:+.1%}"
+        rows.append([*cells, f"{real:,}", f"{before[-1]:+.1%}"])
+        alike = [d for d in done if d["options"]["dtype"] == options["dtype"]]
+        for errors, known in ((after, done), (after_like, alike)):
+            calibrated = _after(line, known)
+            if calibrated is not None:
+                errors.append(calibrated / real - 1)
+            rows[-1].append("" if calibrated is None else f"{errors[-1]:+.1%}")
     text = ["# KV capacity: predicted against the logs of real starts", ""]
     text.append(
         "vLLM on this machine's CPU, toy models of random weights, no compilation. Written by "
-        "`python -m benchmarks.tuner.kv`. The column 'after' is calibrated with the first start of "
-        "the same model in the same memory, which has no figure there."
+        "`python -m benchmarks.tuner.kv`. The columns 'after' are calibrated with the first start "
+        "of the same model, or of the same model and type, which has no figure there."
     )
-    for name, errors in (("before", before), ("after one start", after)):
+    for name, errors in zip(head[-3:], (before, after, after_like), strict=True):
         if errors:
             worst = max(abs(e) for e in errors)
             middle = sorted(abs(e) for e in errors)[len(errors) // 2]
@@ -157,16 +161,13 @@ def _fit(line: Mapping[str, Any]) -> Fit:
 
 
 def _after(line: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> int | None:
-    """Calibrated with the first start of the same model and memory, unless it is that."""
-    about = [(d["size"], d.get("node_bytes", 0)) for d in done]
-    mine = (line["size"], line.get("node_bytes", 0))
-    first = next(
-        (d for d, a in zip(done, about, strict=True) if a == mine and d.get("facts")), line
-    )
+    """Calibrated with the first start of the same model, unless it is that."""
+    first = next((d for d in done if d["size"] == line["size"] and d.get("facts")), line)
     if first is line:
         return None
-    fit = _fit(line).calibrate(first["options"], first["facts"])
-    return fit.verdict(line["options"]).kv_tokens
+    # What it taught is bytes beside the cache: a virtual machine may have had other memory then.
+    taught = _fit(first).calibrate(first["options"], first["facts"]).correction
+    return replace(_fit(line), correction=taught).verdict(line["options"]).kv_tokens
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from vllama.tuner.knobs_vllm_spec import DRAFTING
 MIB = 1024**2
 _BLOCK_CPU, _BLOCK_GPU = 128, 16
 # Of a process that has imported torch and vLLM; with a CUDA context; for each peer.
-_CPU_PROCESS = 0.64 * GIB
+_CPU_PROCESS = 0.665 * GIB
 _UNWARMED = 0.1
 _GPU_CONTEXT = 0.7 * GIB
 _EACH_PEER = 0.3 * GIB
