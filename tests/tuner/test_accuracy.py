@@ -1,13 +1,16 @@
 """What may change answers wins only if it hardly changes them."""
 
 import math
+import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.conftest import installed
 from tests.tuner.simulated import LOAD, MACHINE, OPTIONS, SimulatedBench, slots, subject
@@ -24,6 +27,7 @@ from vllama.settings import Settings
 from vllama.store import names
 from vllama.tuner import accuracy, document, samplers, space, study
 from vllama.tuner.accuracy import FEWEST_COMPARED, PROMPTS, TOKENS, Gate, likeness, text
+from vllama.tuner.knobs_vllm_cpu import WORKER
 from vllama.tuner.ladder import Aids
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import LIVE, Trial
@@ -217,6 +221,38 @@ async def test_a_real_llamacpp_is_like_itself_and_less_so_the_smaller_its_cache(
     eight = likeness(await heard(settings, unsure, machine, "q8_0"), default)
     four = likeness(await heard(settings, unsure, machine, "q4_0"), default)
     assert 0 < eight.shift < four.shift
+
+
+@pytest.fixture
+def unsure_folder(toy: Path, tmp_path: Path) -> Path:
+    """The same in the form that vLLM reads."""
+    folder = tmp_path / "unsure"
+    shutil.copytree(toy, folder, ignore=shutil.ignore_patterns("*.gguf"))
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], 0.03)
+    save_file(tensors, weights, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.vllm
+async def test_a_real_vllm_tells_how_far_rounded_weights_change_its_answers(
+    settings: Settings, unsure_folder: Path, machine: Machine
+) -> None:
+    engine = installed("vllm", settings)
+    default = engine.default(names.resolve(str(unsure_folder), settings), machine)
+    said = []
+    for dtype in ("auto", "bfloat16"):
+        quick = default.with_options(
+            dtype=dtype, max_model_len=4096, kv_cache_memory_bytes="64M", enforce_eager=True
+        )
+        async with Rig(engine).started(replace(quick, environment={WORKER: "0"})) as session:
+            said.append(await accuracy.over_http(session, text().prompts))
+    exact, rounded = said
+    assert all(-20 < p < 0 for each in exact for p in each.logprobs)
+    found = likeness(rounded, exact)
+    assert 0.5 < found.agreement <= 1
+    assert 0 < found.shift < 0.1
 
 
 async def test_a_gate_of_a_real_engine_refuses_what_is_not_the_default_s(

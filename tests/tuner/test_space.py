@@ -219,6 +219,7 @@ def test_another_type_is_tried_where_the_processor_cannot_compute_with_the_weigh
     assert space.seeds[1]["dtype"] == "float32"
     assert lossy(space.knobs, {"dtype": "float32"}) == {}
     rounded = {"dtype": "bfloat16"} if "bfloat16" in choices else {}
+    assert rounded.items() <= space.seeds[2].items()
     assert lossy(space.knobs, rounded) == rounded
 
 

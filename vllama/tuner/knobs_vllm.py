@@ -287,6 +287,7 @@ def _seeds(ground: Ground) -> Sequence[Options]:
             *drafting,
             # First what may be worth a factor each; what is no knob here is left out.
             {**thumb, WORKER: "0", "dtype": "float32"},
+            {**thumb, WORKER: "0", "dtype": "bfloat16"},
             {**thumb, WORKER: "0"},
             {**thumb, "dtype": "float32"},
             thumb,
