@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from vllama.engines.engine import Endpoint
 from vllama.machine import Machine
 from vllama.settings import Settings
 from vllama.store import names
+from vllama.tuner.knobs_vllm_cpu import WORKER
 
 CLIENTS = 8
 
@@ -25,7 +27,9 @@ async def endpoint(
     engine = installed("vllm", session_settings)
     profile = engine.default(names.resolve(str(toy), session_settings), machine)
     profile = profile.with_options(**{**QUICK, "max_num_seqs": CLIENTS})
-    async with engine.start(vllm_live.live(profile)) as started:
+    # Two processes that wait by spinning would starve the server that is asked how many run.
+    alone = replace(profile, environment={**profile.environment, WORKER: "0"})
+    async with engine.start(vllm_live.live(alone)) as started:
         yield started
 
 
