@@ -72,6 +72,11 @@ class Uplink(asyncio.Protocol):
         """Whether a request can still be sent on it."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole answer is here: `on_end` is what its sink hears next."""
+        return self._complete
+
     def send(self, request: bytes, sink: Sink) -> None:
         """Write `request` (head and body) and hand its answer to `sink`."""
         if self._transport is None or self._sink is not None:

@@ -15,7 +15,7 @@ from tests.server.faults import Outages, Simulated, leaves, nothing_left, served
 from tests.server.running import chat, serving
 from tests.server.test_relay import CHUNKED, Client, chunk, relaying
 from vllama.server.lifecycle.pool import BUSY
-from vllama.server.relay import downlink
+from vllama.server.web import serving as listening
 from vllama.settings import Settings
 
 QUEUE = 512  # OLLAMA_MAX_QUEUE when nobody sets it
@@ -171,7 +171,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "TCP_USER_TIMEOUT": 1000, "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1,
     }  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(downlink, "VANISHED", quick)
+        patch.setattr(listening, "VANISHED", quick)
         yield
 
 

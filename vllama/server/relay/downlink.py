@@ -1,16 +1,18 @@
 """The client's connection: uvicorn's HTTP protocol, which also lends the relay its transport.
 
-A relayed stream is written straight to the transport: what ASGI costs for each piece, an
-await and a message, is paid once for the head and once for the end.
+What is relayed is written straight to the transport: ASGI costs an await and a message for each
+piece, and a write for the head, another for the first token, one more for the end.
 """
 
-import asyncio
-import socket
 from collections.abc import Callable
 from typing import Any, cast
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from vllama.server.relay.exchange import Reply
 from vllama.uplink import Headers
@@ -18,10 +20,6 @@ from vllama.uplink import Headers
 EXTENSION = "vllama.downlink"
 # What everything that is sent around the usual way has to carry, and its status when it was sent.
 HEADERS, STATUS = "vllama.headers", "vllama.status"
-# After a minute of silence from its kernel, a client is taken to be gone (milliseconds, seconds).
-VANISHED = {
-    "TCP_USER_TIMEOUT": 60_000, "TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3,
-}  # fmt: skip
 
 
 class Downlink(HttpToolsProtocol):
@@ -31,16 +29,6 @@ class Downlink(HttpToolsProtocol):
         super().__init__(*args, **more)
         self._on_lost: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come. One that vanishes without a word is found out."""
-        super().connection_made(transport)
-        raw = transport.get_extra_info("socket")
-        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in VANISHED.items():
-                if hasattr(socket, name):
-                    raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def on_message_begin(self) -> None:
         """A request begins: its scope carries this connection."""
@@ -65,33 +53,57 @@ class Downlink(HttpToolsProtocol):
         """Call back no more."""
         self._on_lost = self.on_writable = None
 
+    def begin(self, scope: Scope, headers: Headers, data: bytes) -> bool:
+        """The head of a chunked answer and its first piece in one write, if that can be."""
+        cycle = self._cycle_of(scope)
+        if cycle is None:
+            return False
+        head = _head(cycle, 200, headers)
+        framing = b"transfer-encoding: chunked\r\n\r\n"
+        self.transport.write(b"%b%b%x\r\n%b\r\n" % (head, framing, len(data), data))
+        cycle.response_started = cycle.chunked_encoding = True
+        return True
+
     def write_chunk(self, data: bytes) -> None:
         """One piece of a chunked body; the head must have left."""
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def finish(self, scope: Scope, data: bytes) -> bool:
+        """The last piece of a chunked body, which may be empty, and its end, if that can be."""
+        cycle = self._cycle_of(scope)
+        if cycle is None:
+            return False
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        self.transport.write(piece + b"0\r\n\r\n")
+        self._complete(cycle)
+        return True
+
     def answer(self, scope: Scope, reply: Reply) -> bool:
         """A whole answer in one write, if it can be: in two, the client would be woken twice."""
+        cycle = self._cycle_of(scope)
+        if cycle is None:
+            return False
+        head = _head(cycle, reply.status, reply.headers)
+        length = len(reply.body)
+        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, length, reply.body))
+        cycle.response_started = True
+        self._complete(cycle)
+        return True
+
+    def _cycle_of(self, scope: Scope) -> RequestResponseCycle | None:
+        """The cycle of the request that is answered now, when its client can take more."""
         cycle = self.cycle
         # Of several requests sent ahead, only the last one's cycle is known.
-        if cycle is None or cast(Scope, cycle.scope) is not scope or self.is_full:
-            return False
-        extensions = scope["extensions"]
-        pairs: Headers = [*cycle.default_headers, *reply.headers, *extensions[HEADERS]]
-        if not cycle.keep_alive:
-            pairs.append((b"connection", b"close"))
-        head = b"".join([b"%b: %b\r\n" % pair for pair in pairs])
-        length = len(reply.body)
-        self.transport.write(
-            b"%b%bcontent-length: %d\r\n\r\n%b"
-            % (STATUS_LINE[reply.status], head, length, reply.body)
-        )
-        extensions[STATUS] = reply.status
-        cycle.response_started = cycle.response_complete = True
+        if cycle is None or cast(Scope, cycle.scope) is not scope or self.is_full or self.is_lost:
+            return None
+        return cycle
+
+    def _complete(self, cycle: RequestResponseCycle) -> None:
+        cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
-        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -123,3 +135,13 @@ def downlink(scope: Scope) -> Downlink | None:
     if found is None or scope.get("http_version") != "1.1" or scope.get("method") == "HEAD":
         return None
     return cast(Downlink, found)
+
+
+def _head(cycle: RequestResponseCycle, status: int, headers: Headers) -> bytes:
+    """All of it but for the framing of the body; the status is noted."""
+    extensions = cast(Scope, cycle.scope)["extensions"]
+    extensions[STATUS] = status
+    pairs: Headers = [*cycle.default_headers, *headers, *extensions[HEADERS]]
+    if not cycle.keep_alive:
+        pairs.append((b"connection", b"close"))
+    return b"".join([STATUS_LINE[status], *[b"%b: %b\r\n" % pair for pair in pairs]])

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -28,6 +29,31 @@ T = TypeVar("T")
 
 # How long a broken connection waits to be explained by the engine's death.
 PATIENCE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """Who asked; `down` is the way straight to it, if there is one."""
+
+    scope: Scope
+    send: Send
+    down: Downlink | None
+
+    async def finish(self, data: bytes) -> None:
+        """Send the last of an answer, which may be empty, and its end."""
+        down = self.down
+        if down is None or not (down.is_lost or down.finish(self.scope, data)):
+            await self.send({"type": "http.response.body", "body": data})
+
+    async def answer(self, reply: Reply) -> None:
+        """Send a whole answer."""
+        down = self.down
+        if down is not None and (down.is_lost or down.answer(self.scope, reply)):
+            return
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+        await self.send(start)
+        await self.send({"type": "http.response.body", "body": reply.body})
 
 
 class ClientLeft(Exception):
@@ -87,32 +113,33 @@ class Relayed(Response):
         self._pool = pool
         self._exchange = exchange
         self._trace = Trace(exchange.model)
-        self._client = ""
+        self._address = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it; a client that leaves takes everything along at once."""
-        self._client = (scope.get("client") or ("",))[0]
+        self._address = (scope.get("client") or ("",))[0]
+        client = _Client(scope, send, downlink(scope))
         try:
-            reply = await self._watched(scope, receive, send)
+            reply = await self._watched(client, receive)
             if reply is not None:
-                await _send_whole(scope, send, reply)
+                await client.answer(reply)
         finally:
             self._pool.observer.answered(self._trace)
             if self._pool.shapes is not None:
                 self._pool.shapes.seen(self._exchange, self._trace)
 
-    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> Reply | None:
-        down = downlink(scope)
+    async def _watched(self, client: _Client, receive: Receive) -> Reply | None:
+        down = client.down
         if down is None:
             with contextlib.suppress(ClientLeft):
-                return await _while_there(receive, self._serve(send, None))
+                return await _while_there(receive, self._serve(client))
             return None
         task = asyncio.current_task()
         if task is None or down.is_lost:
             return None
         down.watch(functools.partial(_hang_up, task))
         try:
-            return await self._serve(send, down)
+            return await self._serve(client)
         except asyncio.CancelledError:
             if not down.is_lost:
                 raise
@@ -121,14 +148,14 @@ class Relayed(Response):
         finally:
             down.unwatch()
 
-    async def _serve(self, send: Send, down: Downlink | None) -> Reply | None:
+    async def _serve(self, client: _Client) -> Reply | None:
         """Serve it; what is still to be sent, None when all has been."""
         for last_try in (False, True):
             try:
-                reply = await self._attempt(send, down)
+                reply = await self._attempt(client)
             except _Broken as broken:
                 if broken.begun:
-                    await _finish(send, self._exchange.broken(broken.error))
+                    await client.finish(self._exchange.broken(broken.error))
                     self._trace.end("broken", 200, broken.error.message)
                     return None
                 # Nothing has left yet: a new engine may answer as if nothing had been.
@@ -138,12 +165,12 @@ class Relayed(Response):
                 return reply
         return None
 
-    async def _attempt(self, send: Send, down: Downlink | None) -> Reply | None:
+    async def _attempt(self, client: _Client) -> Reply | None:
         """Ask the engine once; a reply that is still to be sent, or None when all has been."""
         exchange, trace = self._exchange, self._trace
         lease_of = self._pool.lease(
             exchange.model, exchange.keep_alive_s,
-            client=self._client, affinity=exchange.affinity,
+            client=self._address, affinity=exchange.affinity,
         )  # fmt: skip
         try:
             async with lease_of as lease:
@@ -151,7 +178,7 @@ class Relayed(Response):
                 await _prepared(exchange, lease)
                 call = exchange.call(lease)
                 if exchange.streams:
-                    return await self._stream(lease, call, send, down)
+                    return await self._stream(lease, call, client)
                 reply = await _fetched(lease, call)
                 trace.read()
                 return self._told(reply)
@@ -181,14 +208,12 @@ class Relayed(Response):
             return Reply(reply.status, reply.body, [*reply.headers, retry])
         return reply
 
-    async def _stream(
-        self, lease: Lease, call: Call, send: Send, down: Downlink | None
-    ) -> Reply | None:
+    async def _stream(self, lease: Lease, call: Call, client: _Client) -> Reply | None:
         while True:
-            stream = Stream(self._exchange, self._trace)
+            stream = Stream(self._exchange, self._trace, client.scope, client.down)
             link = await _begun(lease, call, stream)
             try:
-                await self._pass(stream, link, send, down)
+                await self._pass(stream, link, client.send)
             finally:
                 if not stream.ended:
                     link.abort()
@@ -200,37 +225,38 @@ class Relayed(Response):
             raise _Broken(why, begun=stream.begun) from error
         if stream.status != 200:
             return self._told(stream.reply())
-        last = self._exchange.end()
+        last = stream.take() + self._exchange.end()
         if not stream.begun:
-            await send(self._head())
-        await _finish(send, last)
+            await _begin(stream, client.send)
+        await client.finish(last)
         self._trace.end("ok", 200)
         return None
 
-    async def _pass(self, stream: Stream, link: Uplink, send: Send, down: Downlink | None) -> None:
-        """Hand the client what is ready whenever there is some, until the engine has ended."""
+    async def _pass(self, stream: Stream, link: Uplink, send: Send) -> None:
+        """Hand the client what goes the usual way, until the engine has ended.
+
+        What comes with a good end is left for it.
+        """
         stream.link = link
         while True:
             await stream.news.wait()
             stream.news.clear()
+            if stream.ended and (stream.error is None or not stream.size):
+                return
             data = stream.take()
             if data:
                 if not stream.begun:
-                    stream.begun = True
-                    await send(self._head())
+                    await _begin(stream, send)
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             if stream.ended and not stream.size:
                 return
-            if not stream.ended:
-                if down is not None and stream.begun and not stream.size:
-                    stream.flow_into(down)
-                elif not stream.size:
-                    link.resume()
+            if not stream.ended and not stream.size:
+                stream.flow()
 
-    def _head(self) -> dict[str, object]:
-        kind = (b"content-type", self._exchange.media_type.encode())
-        headers = [kind, *self._exchange.headers]
-        return {"type": "http.response.start", "status": 200, "headers": headers}
+
+async def _begin(stream: Stream, send: Send) -> None:
+    stream.begun = True
+    await send({"type": "http.response.start", "status": 200, "headers": stream.headers})
 
 
 async def _while_there(receive: Receive, work: Awaitable[T]) -> T:
@@ -297,16 +323,3 @@ async def _why(lease: Lease, error: Exception) -> EngineFailed:
     if death is not None:
         return death
     return EngineFailed(f"the engine broke off: {error}", kind="crash")
-
-
-async def _send_whole(scope: Scope, send: Send, reply: Reply) -> None:
-    down = downlink(scope)
-    if down is not None and (down.is_lost or down.answer(scope, reply)):
-        return
-    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
-
-
-async def _finish(send: Send, last: bytes) -> None:
-    await send({"type": "http.response.body", "body": last})

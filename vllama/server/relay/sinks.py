@@ -2,6 +2,8 @@
 
 import asyncio
 
+from starlette.types import Scope
+
 from vllama.errors import EngineFailed, VllamaError
 from vllama.server.lifecycle.trace import Trace
 from vllama.server.relay.downlink import Downlink
@@ -40,11 +42,19 @@ class Whole:
 
 
 class Stream:
-    """Translates one streamed answer as it comes, and holds what the client has yet to take."""
+    """Translates one streamed answer as it comes, and holds what the client has yet to take.
 
-    def __init__(self, exchange: Exchange, trace: Trace) -> None:
+    With the `down`link of the request in `scope`, whatever comes is written straight to the
+    client: nobody is woken but for the end, and for what has to go the usual way.
+    """
+
+    def __init__(
+        self, exchange: Exchange, trace: Trace, scope: Scope, down: Downlink | None
+    ) -> None:
         self._exchange = exchange
         self._trace = trace
+        self._scope = scope
+        self._down = down
         self.link: Uplink | None = None
         self.news = asyncio.Event()
         self.status = 0
@@ -55,7 +65,7 @@ class Stream:
         self._headers: Headers = []
         self._raw: list[bytes] = []
         self._ready: list[bytes] = []
-        self._down: Downlink | None = None
+        self._is_direct = False
 
     def take(self) -> bytes:
         """All that is ready for the client."""
@@ -64,12 +74,15 @@ class Stream:
         self.size = 0
         return data
 
-    def flow_into(self, down: Downlink) -> None:
-        """From now on write straight to the client: nobody is woken for a piece any more."""
-        self._down = down
-        down.on_writable = self._resume
-        if down.is_full:
-            self._pause()
+    @property
+    def headers(self) -> Headers:
+        """For the client."""
+        return [(b"content-type", self._exchange.media_type.encode()), *self._exchange.headers]
+
+    def flow(self) -> None:
+        """All that was here has been taken: go on, and straight to the client if that can be."""
+        if self._down is not None and self.begun:
+            self._go_direct(self._down)
         else:
             self._resume()
 
@@ -102,11 +115,7 @@ class Stream:
             self.on_end(None)
 
     def _hand_over(self, out: bytes) -> None:
-        down = self._down
-        if down is not None:
-            down.write_chunk(out)
-            if down.is_full:
-                self._pause()
+        if self._sent_straight(out):
             return
         self._ready.append(out)
         self.size += len(out)
@@ -114,11 +123,35 @@ class Stream:
             self._pause()
         self.news.set()
 
+    def _sent_straight(self, out: bytes) -> bool:
+        down, link = self._down, self.link
+        # What comes with the end leaves with the end: in two writes the client would wake twice.
+        if down is None or link is None or link.is_complete:
+            return False
+        if self._is_direct:
+            down.write_chunk(out)
+            if down.is_full:
+                self._pause()
+            return True
+        if self.begun or self._ready or not down.begin(self._scope, self.headers, out):
+            return False
+        self.begun = True
+        self._go_direct(down)
+        return True
+
     def on_end(self, error: Exception | None) -> None:
         if not self.ended:
             self.ended = True
             self.error = error
             self.news.set()
+
+    def _go_direct(self, down: Downlink) -> None:
+        self._is_direct = True
+        down.on_writable = self._resume
+        if down.is_full:
+            self._pause()
+        else:
+            self._resume()
 
     def _pause(self) -> None:
         if self.link is not None and not self.ended:
