@@ -22,6 +22,11 @@ STREAM = (
     b'data: {"id":"x","choices":[{"index":0,"delta":{},"finish_reason":"stop","own":1}]}\n\n'
     b"data: [DONE]\n\n"
 )
+# As vLLM begins, in a piece of its own.
+ROLE = (
+    b'data: {"id":"x","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+    b'"logprobs":null,"finish_reason":null}],"prompt_token_ids":null}\n\n'
+)
 WHOLE = (
     b'{ "id":"w","choices":[{"index":0,"message":{"role":"assistant","content":"\\u003cb>"},'
     b'"finish_reason":"stop"}], "usage":{"prompt_tokens":1,"completion_tokens":2}, "own":true }'
@@ -37,6 +42,8 @@ class Foreign:
     url: str = ""
     asked: list[bytes] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
+    # What it sends of its first answer before it breaks off.
+    torn: bytes = b""
 
     async def answer(
         self, body: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -53,6 +60,9 @@ class Foreign:
             writer.write(head % len(WHOLE) + WHOLE)
             return
         writer.write(OK + b"text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        if self.torn and len(self.asked) == 1:
+            writer.write(b"%x\r\n%b\r\n" % (len(self.torn), self.torn))
+            raise ConnectionResetError
         for piece in self.pieces or [STREAM]:
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await writer.drain()
@@ -88,6 +98,34 @@ async def test_a_stream_passes_byte_for_byte_however_it_is_cut(foreign: Foreign,
     assert foreign.asked == [asked]
     assert answer.content == STREAM
     assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[ROLE, STREAM], [ROLE + STREAM], [ROLE], [ROLE, ROLE, STREAM], [ROLE[:50], ROLE[50:], STREAM]],
+    ids=["apart", "together", "alone", "of two choices", "cut"],
+)
+async def test_a_stream_that_first_says_who_speaks_passes_byte_for_byte(
+    foreign: Foreign, pieces: list[bytes]
+) -> None:
+    foreign.pieces = pieces
+    answer = await foreign.post(body(stream=True))
+    assert answer.content == b"".join(pieces)
+
+
+async def test_an_engine_that_has_only_said_who_speaks_may_be_asked_again(foreign: Foreign) -> None:
+    foreign.torn = ROLE
+    answer = await foreign.post(body(stream=True))
+    assert len(foreign.asked) == 2
+    assert answer.content == STREAM
+
+
+async def test_an_engine_that_has_begun_to_speak_is_not_asked_again(foreign: Foreign) -> None:
+    foreign.torn = STREAM[:150]
+    answer = await foreign.post(body(stream=True))
+    assert len(foreign.asked) == 1
+    assert answer.content.startswith(STREAM[:150])
+    assert b'"error"' in answer.content
 
 
 async def test_a_whole_answer_passes_byte_for_byte(foreign: Foreign) -> None:

@@ -81,8 +81,8 @@ def generate(found: Fields, key: str, card: Card | None) -> Ask:
     )
 
 
-def chat(found: Fields, key: str, card: Card | None) -> Ask:
-    """The ask of `/api/chat` with messages."""
+def chat(found: Fields, key: str, card: Card | None, **more: Any) -> Ask:
+    """The ask of `/api/chat` with messages; `more` is what only other APIs ask for."""
     model = found["model"]
     tools = tuple(tool for tool in found.get("tools") or () if tool is not None)
     check_able(card, model, "chat", think=found.get("think"), tools=bool(tools))
@@ -95,7 +95,7 @@ def chat(found: Fields, key: str, card: Card | None) -> Ask:
         card,
     )
     check_images(card, [image for m in messages for image in m.get("images") or ()])
-    return Ask(messages=tuple(messages), tools=tools, **common(found, key, card))
+    return Ask(messages=tuple(messages), tools=tools, **common(found, key, card), **more)
 
 
 def with_card(messages: list[dict[str, Any]], card: Card | None) -> list[Fields]:

@@ -3,6 +3,7 @@
 Only where nothing has to be done to either: the rest is read and told anew by `Generation`.
 """
 
+import re
 from collections.abc import Collection
 
 import msgspec
@@ -17,6 +18,10 @@ from vllama.server.translation.ask import Ask
 from vllama.server.translation.embedding import Wish, at_most
 from vllama.server.translation.generation import Generation, Voice
 
+_ROLE = re.compile(
+    rb'"choices":\[\{[^{}]*"delta":\{"role":"assistant","content":(?:""|null)'
+    rb'(?:,"\w+":null)*\}(?:,"\w+":null)*\}\]'
+)
 # What vllama puts into other words for the engine behind it.
 _REWORDED = frozenset({"reasoning", "reasoning_effort", "_debug_render_only"})
 
@@ -38,9 +43,11 @@ class Passing(Generation):
         self._cuts = cuts
         self._named = _plain_model(body, known)
         self._is_aside = False
+        self._held: bytes | None = b""
 
     async def prepare(self, lease: Lease) -> None:
         """See whether this engine may have it as it is."""
+        self._held = b""
         self._is_aside = await self._may_pass(lease)
         if not self._is_aside:
             await super().prepare(lease)
@@ -64,12 +71,21 @@ class Passing(Generation):
         return not self._is_aside and super().has_enough
 
     def feed(self, data: bytes) -> bytes:
-        """As it came."""
-        return data if self._is_aside else super().feed(data)
+        """As it came; what says only who speaks waits for the first word, or the next event."""
+        if not self._is_aside:
+            return super().feed(data)
+        if self._held is None:
+            return data
+        # vLLM sends it just before: two writes would wake the client twice for one token.
+        if not self._held and _says_only_who(data):
+            self._held = data
+            return b""
+        data, self._held = self._held + data, None
+        return data
 
     def end(self) -> bytes:
         """Nothing is added."""
-        return b"" if self._is_aside else super().end()
+        return (self._held or b"") if self._is_aside else super().end()
 
     def broken(self, error: VllamaError) -> bytes:
         """The error, after the rest of an event that was cut short."""
@@ -109,6 +125,12 @@ def _as_it_came(reply: Reply) -> Reply:
         raise EngineFailed("the engine's answer is no JSON")
     kind = [pair for pair in reply.headers if pair[0] == b"content-type"]
     return Reply(reply.status, reply.body, kind)
+
+
+def _says_only_who(data: bytes) -> bool:
+    """Whether it is one whole event that names a role and has no text, and does not end either."""
+    is_one = data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2
+    return is_one and _ROLE.search(data) is not None
 
 
 def _plain_model(body: bytes, known: Collection[str]) -> str:

@@ -51,10 +51,10 @@ def chat(found: Fields, messages: list[dict[str, Any]], key: str, card: Card | N
         "format": _format(found.get("response_format")),
         "think": effort(found),
     }
-    ask = ollama_requests.chat(asked, key, card)
-    return replace(
-        ask, tool_choice=found.get("tool_choice"), choices=_choices(found), extra=_extra(found)
-    )
+    return ollama_requests.chat(
+        asked, key, card,
+        tool_choice=found.get("tool_choice"), choices=_choices(found), extra=_extra(found),
+    )  # fmt: skip
 
 
 def completion(found: Fields, key: str, card: Card | None) -> Ask:

@@ -1,5 +1,6 @@
 """How OpenAI's chat and text completions tell an answer, in the shape that Ollama gives them."""
 
+import functools
 import json
 import random
 import time
@@ -31,10 +32,17 @@ class ChatVoice:
         self._created = int(time.time())
         self._begun: set[int] = set()
         self._called: dict[int, int] = {}
-        start = dump(self._start("chat.completion.chunk"))[:-1]
-        self._head = b"data: " + start + b',"choices":[{"index":'
-        self._before = self._head + b'0,"delta":{"content":"'
         self.headers: Headers = []
+
+    @functools.cached_property
+    def _head(self) -> bytes:
+        # Not at once: an answer that only passes through is never told.
+        start = dump(self._start("chat.completion.chunk"))[:-1]
+        return b"data: " + start + b',"choices":[{"index":'
+
+    @functools.cached_property
+    def _before(self) -> bytes:
+        return self._head + b'0,"delta":{"content":"'
 
     def frame(self) -> tuple[bytes, bytes]:
         """Before and after a text of the first choice, once that has begun."""
@@ -111,12 +119,15 @@ class CompletionVoice:
         self._with_usage = with_usage
         self._created = int(time.time())
         self.headers: Headers = []
-        before, _, after = self.piece(Piece(_MARK)).rpartition(_MARK.encode())
-        self._frame = before, after
 
     def frame(self) -> tuple[bytes, bytes]:
         """Before and after a text of the first choice."""
         return self._frame
+
+    @functools.cached_property
+    def _frame(self) -> tuple[bytes, bytes]:
+        before, _, after = self.piece(Piece(_MARK)).rpartition(_MARK.encode())
+        return before, after
 
     def piece(self, piece: Piece) -> bytes:
         """One chunk."""
