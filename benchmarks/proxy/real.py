@@ -1,8 +1,9 @@
 """The part with a real engine: vLLM with a toy model, asked directly, through vllama, and, where
 it can be had, through the router in Rust: what any proxy costs an engine that it shares cores with.
 
-Throughput from long answers; the first token from many rounds of short ones, as the difference
-within each pair of rounds, for with many streams it is mostly the engine's own queue.
+Throughput from long answers, as the ratio within each pair of rounds; the first token from many
+rounds of short ones, as the difference within each pair, for with many streams it is mostly the
+engine's own queue. Once with vLLM's defaults, and once as `vllama tune` starts it on processors.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from vllama.engines.engine import Endpoint
 from vllama.errors import EngineFailed, EngineMissing
 from vllama.settings import Settings
 from vllama.store import names
+from vllama.tuner.knobs_vllm_cpu import WORKER
 from vllama.uplink import Headers, UplinkPool
 
 MODEL = Path(".cache/gate-toy")
 TOKENS, FEW_TOKENS = 64, 2
 # Pairs of rounds with long and with short answers, by streams.
-ROUNDS = {1: (12, 60), 16: (6, 30), 64: (4, 16)}
+ROUNDS = {1: (12, 60), 16: (10, 60), 64: (8, 30)}
+DEFAULT, TUNED = "default", "tuned"
 LIMIT_S = 120.0
 _SAID = re.compile(rb'"content":"[^"]')
 _COUNTED = re.compile(rb'"completion_tokens":(\d+)')
@@ -61,18 +64,26 @@ async def _measure(model: Path) -> list[dict[str, Any]]:
         profile = default.with_options(
             max_model_len=1024, max_num_seqs=64, kv_cache_memory_bytes="256M"
         )
-        async with vllm.start(profile) as endpoint:
-            command = [sys.executable, "-m", "vllama", "serve", "--port", "PORT", "--attach"]
-            serve = [*command, f"{endpoint.model}={endpoint.base_url}"]
-            commands = {"through": serve}
-            with contextlib.suppress(others.Missing):
-                commands["router"] = others.ROUTER.command(endpoint.base_url)
-            with contextlib.ExitStack() as stack:
-                urls = {"direct": endpoint.base_url}
-                for side, words in commands.items():
-                    place = proxy(words, endpoint.base_url, cores=frozenset(CORES))
-                    urls[side], _ = stack.enter_context(place)
-                return await _rows(endpoint, urls)
+        # What tuning finds on processors without 16-bit arithmetic, and with few cores.
+        tuned = replace(profile.with_options(dtype="float32"), environment={WORKER: "0"})
+        rows = []
+        for name, each in ((DEFAULT, profile), (TUNED, tuned)):
+            async with vllm.start(each) as endpoint:
+                rows += [{"profile": name, **row} for row in await _beside(endpoint)]
+        return rows
+
+
+async def _beside(endpoint: Endpoint) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "vllama", "serve", "--port", "PORT", "--attach"]
+    commands = {"through": [*command, f"{endpoint.model}={endpoint.base_url}"]}
+    with contextlib.suppress(others.Missing):
+        commands["router"] = others.ROUTER.command(endpoint.base_url)
+    with contextlib.ExitStack() as stack:
+        urls = {"direct": endpoint.base_url}
+        for side, words in commands.items():
+            place = proxy(words, endpoint.base_url, cores=frozenset(CORES))
+            urls[side], _ = stack.enter_context(place)
+        return await _rows(endpoint, urls)
 
 
 async def _rows(endpoint: Endpoint, urls: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -86,6 +97,10 @@ async def _rows(endpoint: Endpoint, urls: Mapping[str, str]) -> list[dict[str, A
             {
                 "streams": streams, "rounds": long, "first_rounds": short,
                 **{side: _figures(heard[side], first[side]) for side in urls},
+                "ratio": {
+                    side: _ratio(heard["direct"], rounds)
+                    for side, rounds in heard.items() if side != "direct"
+                },
                 "added_ms": {
                     side: _added_ms(first["direct"], rounds)
                     for side, rounds in first.items() if side != "direct"
@@ -110,6 +125,13 @@ async def _in_turns(
     return heard
 
 
+def _ratio(direct: Sequence["_Round"], through: Sequence["_Round"]) -> list[float]:
+    """Tokens/s of those through a proxy to those directly, and its 95 %."""
+    rates = [[one.tokens_per_s for one in side] for side in (direct, through)]
+    found = paired(*rates, lower_is_better=False)
+    return [round(x, 3) for x in (found.ratio, *(found.ci95 or ()))]
+
+
 def _added_ms(direct: Sequence["_Round"], through: Sequence["_Round"]) -> list[float]:
     """How much later the first token comes: the centre of the paired differences, and its 95 %."""
     # Of differences, not of ratios, by comparing their exponentials.
@@ -128,6 +150,11 @@ class _Round:
     failed: int = 0
 
     @property
+    def tokens_per_s(self) -> float:
+        """Of all streams together."""
+        return self.tokens / self.seconds
+
+    @property
     def first_s(self) -> float:
         """Until the first token, in the median."""
         return statistics.median(self.ttft_s or [0.0])
@@ -135,7 +162,7 @@ class _Round:
 
 def _figures(long: list[_Round], short: list[_Round]) -> dict[str, Any]:
     return {
-        "tokens_per_s": round(statistics.median(one.tokens / one.seconds for one in long), 1),
+        "tokens_per_s": round(statistics.median(one.tokens_per_s for one in long), 1),
         "ttft_p50_ms": round(statistics.median(one.first_s for one in short) * 1e3, 2),
         "failed": sum(one.failed for one in (*long, *short)),
     }

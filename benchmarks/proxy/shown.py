@@ -117,18 +117,19 @@ def through_vllm(rows: list[dict[str, Any]]) -> list[str]:
         "## A real vLLM",
         "",
         "A toy model on this machine's processor, asked directly, through vllama's `/v1` and "
-        "through the router in Rust in turns; all of them share its cores. Tokens/s are medians "
-        "over the rounds; what is added to the first token is the centre of the differences "
-        "within pairs of rounds, with its 95 % interval.",
+        "through the router in Rust in turns; all of them share its cores. The ratio of tokens/s "
+        "and what is added to the first token are the centres of those within pairs of rounds, "
+        "with their 95 % intervals. *default*: as vLLM starts; *tuned*: with what `vllama tune` "
+        "finds for processors (`dtype=float32`, and the model's work in the scheduler's process).",
         "",
-        "| streams | rounds | tokens/s directly | through vllama | ratio | router's ratio | rounds "
-        "| first token ms directly | added by vllama ms | by the router ms |",
+        "| profile | streams | rounds | tokens/s directly | ratio through vllama | router's ratio "
+        "| rounds | first token ms directly | added by vllama ms | by the router ms |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         direct = row["direct"]
         cells = [
-            row["streams"], row["rounds"], direct["tokens_per_s"], row["through"]["tokens_per_s"],
+            row["profile"], row["streams"], row["rounds"], direct["tokens_per_s"],
             _ratio(row, "through"), _ratio(row, "router"), row["first_rounds"],
             direct["ttft_p50_ms"], _added(row, "through"), _added(row, "router"),
         ]  # fmt: skip
@@ -137,9 +138,8 @@ def through_vllm(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _ratio(row: dict[str, Any], side: str) -> str:
-    if side not in row:
-        return ""
-    return f"{row[side]['tokens_per_s'] / max(1, row['direct']['tokens_per_s']):.3f}"
+    ratio = row["ratio"].get(side)
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*ratio) if ratio else ""
 
 
 def _added(row: dict[str, Any], side: str) -> str:

@@ -13,6 +13,7 @@ from vllama.errors import EngineFailed
 from vllama.profile import Scalar
 from vllama.tuner import samplers, study
 from vllama.tuner.attempt import lasting
+from vllama.tuner.ladder import Aids
 from vllama.tuner.study import distribution, value_of
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import Trial
@@ -20,6 +21,7 @@ from vllama.tuner.tuning import Budget, Tuning
 
 FULL_S = 75 * 60.0
 BLOCK_S = 60.0
+LIVE = "vllama gp, live limits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class Found:
 Method: TypeAlias = Callable[[str, int, float, int], Coroutine[Any, Any, Found]]
 
 
-def ours(sampler: str, *, with_prior: bool = True) -> Method:
-    """The tuner as it is, with one of its samplers."""
+def ours(sampler: str, *, with_prior: bool = True, live: bool = False) -> Method:
+    """The tuner as it is, with one of its samplers; `live`: the engine takes limits as it runs."""
 
     async def search(load: str, seed: int, error: float, trials: int) -> Found:
         truth, about = Truth(load, seed, error), subject_of(load)
@@ -56,8 +58,9 @@ def ours(sampler: str, *, with_prior: bool = True) -> Method:
         prior = StepModel(load, about.objective) if with_prior else None
         made = samplers.make(sampler, about.space, seed, about.objective, prior)
         with study.opened(study.MEMORY, about.study, about.space, about.objective, made) as kept:
+            aids = Aids(steering=bench) if live else None
             tuning = Tuning(kept, bench, about, MACHINE, Budget(trials, FULL_S * trials / 20),
-                            bench.clock)  # fmt: skip
+                            bench.clock, aids)  # fmt: skip
             crashes = starts = 0
             async for event in tuning.run():
                 if isinstance(event, Trial):
@@ -153,4 +156,5 @@ METHODS: dict[str, Method] = {
     "vllama tpe": ours("tpe"),
     "vllama gp without prior": ours("gp", with_prior=False),
     "vllama gp": ours("gp"),
+    LIVE: ours("gp", live=True),
 }

@@ -3,12 +3,13 @@
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from benchmarks.tuner.landscape import Figures, Truth, at, grid
 from vllama.bench.measurement import Measurement, Quantiles
+from vllama.bench.rig import Session
 from vllama.bench.workload import Workload
 from vllama.engines.engine import Endpoint, Immortal
 from vllama.errors import EngineFailed
@@ -18,6 +19,9 @@ from vllama.tuner.prior import Expected
 from vllama.tuner.trial import Trial
 
 START_S, WITHIN, BETWEEN = 60.0, 0.01, 0.007
+# How far a limit that is set on a running engine lies from the same one at a start.
+STEERED = 0.01
+_LIVE = "STEERED"
 
 
 class VirtualBench:
@@ -29,6 +33,8 @@ class VirtualBench:
         self.now = 0.0
         self.starts = 0
         self.crashes = 0
+        self.launched: Mapping[str, Scalar] = {}
+        self.session: VirtualSession
 
     def clock(self) -> float:
         return self.now
@@ -37,11 +43,33 @@ class VirtualBench:
     async def started(self, profile: Profile) -> "AsyncIterator[VirtualSession]":
         self.now += START_S
         self.starts += 1
-        figures = self.truth.figures(profile.options)
+        self.launched = profile.options
+        figures = self._figures(profile.options, "profile")
+        self.session = VirtualSession(self, figures, self.random.normal(0, BETWEEN))
+        yield self.session
+
+    def _figures(self, options: Mapping[str, Scalar], phase: str) -> Figures:
+        figures = self.truth.figures(options)
         if figures is None:
-            self.crashes += 1
-            raise EngineFailed("it fell", kind="out_of_memory", phase="profile")
-        yield VirtualSession(self, figures, self.random.normal(0, BETWEEN))
+            self.crashes += phase == "profile"
+            raise EngineFailed("it fell", kind="out_of_memory", phase=phase)
+        return figures
+
+    # Steering: the limits of the engine that runs.
+
+    limits: tuple[str, ...] = ("max_num_seqs", "max_num_batched_tokens")
+
+    def steerable(self, profile: Profile) -> Profile:
+        return replace(profile, environment={**profile.environment, _LIVE: "1"})
+
+    def steer(self, _session: Session, limits: Mapping[str, int]) -> bool:
+        self.session.steered = {**self.launched, **limits}
+        self.session.steered_error = self.random.normal(0, STEERED)
+        return True
+
+    def settled(self, session: "VirtualSession") -> Figures:
+        """What a session shows now: where it was told other limits, those of them."""
+        return self._figures(session.steered, "run") if session.steered else session.figures
 
 
 @dataclass
@@ -53,6 +81,8 @@ class VirtualSession:
     offset: float
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     start_s: float = START_S
+    steered: dict[str, Scalar] = field(default_factory=dict)
+    steered_error: float = 0.0
     endpoint: Endpoint = field(
         default_factory=lambda: Endpoint("http://nowhere", "8b", "simulator", Immortal())
     )
@@ -60,8 +90,9 @@ class VirtualSession:
     async def measure(self, workload: Workload) -> Measurement:
         seconds = workload.duration_s or 60.0
         self.bench.now += seconds
+        figures = self.bench.settled(self)
         error = self.offset + self.bench.random.normal(0, WITHIN * math.sqrt(60 / seconds))
-        return measurement(self.figures, math.exp(error))
+        return measurement(figures, math.exp(error + self.steered_error))
 
 
 def measurement(figures: Figures, error: float = 1.0) -> Measurement:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tests.tuner.simulated import measurement, slots, subject
 from vllama.profile import Scalar
-from vllama.tuner import finals, smoothing
+from vllama.tuner import contenders, smoothing
 from vllama.tuner.trial import Trial
 
 NOISE = 0.02
@@ -35,8 +35,8 @@ def test_the_finalist_is_better_than_who_was_measured_best() -> None:
         trials = searched(seed)
         best = max(truth(t.options) for t in trials if t.options)
         chosen = {
-            "smooth": finals.contenders(about, trials, 1)[0],
-            "lucky": dict(finals.ranked(about, trials)[0].options),
+            "smooth": contenders.choose(about, trials, 1)[0],
+            "lucky": dict(contenders.ranked(about, trials)[0].options),
         }
         for name, options in chosen.items():
             lost[name] += 1 - truth(options) / best
@@ -45,13 +45,12 @@ def test_the_finalist_is_better_than_who_was_measured_best() -> None:
 
 def test_without_noise_nothing_is_smoothed_away() -> None:
     about, trials = subject(), searched(1, noise=0.0)
-    values = smoothing.values(about, trials)
-    for trial in trials:
-        seen = about.objective.value(trial.measurements)
-        assert abs(values[trial.number] - seen) < 0.01
+    for smooth in smoothing.of(about, trials):
+        seen = about.objective.value(smooth.trial.measurements)
+        assert abs(smooth.mean - seen) < 0.01
 
 
 def test_a_few_trials_speak_for_themselves() -> None:
     about, trials = subject(), searched(2)[: smoothing.FEWEST - 1]
-    seen = {t.number: about.objective.value(t.measurements) for t in trials}
-    assert smoothing.values(about, trials) == seen
+    seen = [about.objective.value(t.measurements) for t in trials]
+    assert [smooth.mean for smooth in smoothing.of(about, trials)] == seen

@@ -15,18 +15,15 @@ from vllama.bench.measurement import Measurement
 from vllama.bench.rig import Bench, Session
 from vllama.errors import EngineFailed
 from vllama.profile import Scalar
-from vllama.tuner import drift, smoothing
 from vllama.tuner.attempt import bounded, lasting
 from vllama.tuner.subject import Subject
-from vllama.tuner.trial import Trial, key
+from vllama.tuner.trial import key
 
 Options = dict[str, Scalar]
 _SEED = 7_000
 FAR, CLOSE = 0.1, 0.01
 # How far behind the best a finalist may be after one round, and after two, to stay in.
 _BEHIND = (FAR, 0.02)
-# Limits that are kept by less may have been kept by chance.
-SPARE = 0.02
 # (rounds, blocks, contenders)
 _FRUGAL = [(3, 2, 1), (2, 2, 1)]
 _LAVISH = [(6, 2, 4), (5, 2, 4), (5, 2, 3), (3, 2, 4), (3, 2, 3)]
@@ -262,44 +259,6 @@ def cost_s(plan: Plan, start_s: float, costs_s: Sequence[float]) -> float:
     """How long the finals should take: two rounds of everyone, the others of the best."""
     sides = [start_s + plan.blocks * cost for cost in costs_s[: plan.contenders + 1]]
     return 2 * sum(sides) + (plan.rounds - 2) * sum(sides[:2])
-
-
-def ranked(subject: Subject, trials: Sequence[Trial]) -> list[Trial]:
-    """The complete trials that are not the default, best first, each configuration once.
-
-    As they would have been on a machine that did not drift.
-    """
-    shift = drift.of(trials, subject.objective)
-    best = sorted(
-        (t for t in trials if t.complete and t.options),
-        key=lambda t: subject.objective.value(t.measurements) - shift.at(t.number),
-        reverse=True,
-    )
-    first: dict[str, Trial] = {}
-    for trial in best:
-        first.setdefault(key(trial.options), trial)
-    return list(first.values())
-
-
-def contenders(subject: Subject, trials: Sequence[Trial], count: int) -> list[Options]:
-    """Who goes to the finals: the best, and one that keeps the limits with room to spare.
-
-    The best as all trials tell it together: the best by one measurement was also lucky in it.
-    Where limits bind, the best are those whose measurements flattered them.
-    """
-    likely = smoothing.values(subject, trials)
-    every = sorted(ranked(subject, trials), key=lambda t: -likely[t.number])
-    first = every[:count]
-    safe = [t for t in every if _room(subject, t) >= SPARE]
-    if subject.objective.limits and count > 1 and safe and safe[0] not in first:
-        first[-1] = safe[0]
-    return [dict(t.options) for t in first]
-
-
-def _room(subject: Subject, trial: Trial) -> float:
-    """How far (as a log) the limit that is nearest was kept."""
-    broken = subject.objective.broken(trial.measurements)
-    return -max((broken[limit.name] for limit in subject.objective.limits), default=-math.inf)
 
 
 def by_round(

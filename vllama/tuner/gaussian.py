@@ -45,22 +45,42 @@ def fit(x: Array, y: Array, usual: float = 0.05) -> Process:
     start = np.concatenate([[np.log(spread)], np.full(x.shape[1], _LENGTH), [_NOISE]])
     width = np.concatenate([[0.7], np.full(x.shape[1], 0.9), [0.6]])
     centred = y - mean
+    apart = (x[:, None, :] - x[None, :, :]) ** 2
 
-    def loss(theta: Array) -> float:
-        covariance = _covariance(x, theta)
+    def loss(theta: Array) -> tuple[float, Array]:
+        """The negative log posterior and its gradient (Rasmussen and Williams, eq. 5.9)."""
+        kernel, slopes = _kernel_and_slopes(apart, theta)
+        noise = float(np.exp(2 * theta[-1]))
         try:
-            factor = linalg.cholesky(covariance, lower=True)
+            factor = linalg.cholesky(_with_noise(kernel, noise), lower=True)
         except linalg.LinAlgError:
-            return 1e10
-        solved = linalg.solve_triangular(factor, centred, lower=True)
-        evidence = 0.5 * float(solved @ solved) + float(np.sum(np.log(np.diag(factor))))
-        return evidence + 0.5 * float(np.sum(((theta - start) / width) ** 2))
+            return 1e10, np.zeros_like(theta)
+        inverse = linalg.cho_solve((factor, True), np.eye(len(x)))
+        weights = inverse @ centred
+        left = inverse - np.outer(weights, weights)
+        gradient = np.concatenate(
+            [[np.sum(left * kernel)], 0.5 * np.einsum("ij,ijk->k", left, slopes),
+             [noise * np.trace(left)]]
+        )  # fmt: skip
+        evidence = 0.5 * float(centred @ weights) + float(np.sum(np.log(np.diag(factor))))
+        strained = (theta - start) / width
+        return evidence + 0.5 * float(strained @ strained), gradient + strained / width
 
     bounds = [(v - 3 * w, v + 3 * w) for v, w in zip(start, width, strict=True)]
     found = optimize.minimize(
-        loss, start, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}
     )
-    theta = np.asarray(found.x, dtype=float)
+    return _process(x, y, np.asarray(found.x, dtype=float))
+
+
+def like(known: Process, x: Array, y: Array) -> Process:
+    """The process that explains `y` with the scales, amplitude and noise that are known."""
+    theta = np.log(np.concatenate([[known.amplitude], known.scales, [known.noise]]))
+    return _process(x, y, theta)
+
+
+def _process(x: Array, y: Array, theta: Array) -> Process:
+    mean = float(np.median(y))
     factor = linalg.cholesky(_covariance(x, theta), lower=True)
     return Process(
         x=x,
@@ -69,13 +89,27 @@ def fit(x: Array, y: Array, usual: float = 0.05) -> Process:
         amplitude=float(np.exp(theta[0])),
         noise=float(np.exp(theta[-1])),
         factor=factor,
-        weights=linalg.cho_solve((factor, True), centred),
+        weights=linalg.cho_solve((factor, True), y - mean),
     )
 
 
 def _covariance(x: Array, theta: Array) -> Array:
     kernel = _kernel(x, x, np.exp(theta[1:-1]), float(np.exp(theta[0])))
-    return kernel + (float(np.exp(2 * theta[-1])) + _JITTER) * np.eye(len(x))
+    return _with_noise(kernel, float(np.exp(2 * theta[-1])))
+
+
+def _with_noise(kernel: Array, variance: float) -> Array:
+    return kernel + (variance + _JITTER) * np.eye(len(kernel))
+
+
+def _kernel_and_slopes(apart: Array, theta: Array) -> tuple[Array, Array]:
+    """The kernel of points whose coordinates are `apart` (squared), and its derivative by each
+    log scale as the last axis.
+    """
+    scaled = apart * np.exp(-2 * theta[1:-1])
+    r = np.sqrt(5 * np.sum(scaled, axis=2))
+    fallen = np.exp(2 * theta[0] - r)
+    return fallen * (1 + r + r**2 / 3), (5 / 3 * fallen * (1 + r))[:, :, None] * scaled
 
 
 def _kernel(one: Array, other: Array, scales: Array, amplitude: float) -> Array:

@@ -60,8 +60,10 @@ class Knob:
 
     def nearest(self, value: Scalar) -> Scalar | None:
         """The choice nearest to `value`; None when a category is not among them."""
+        if value in self.choices:
+            return self.choices[self.choices.index(value)]
         if self.kind == "categorical":
-            return value if value in self.choices else None
+            return None
         return min(self.choices, key=lambda c: abs(self.coordinate(c) - self.coordinate(value)))
 
 

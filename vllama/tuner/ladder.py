@@ -5,6 +5,7 @@ engine can be told other limits while it serves, one start measures several sett
 What wins that way is confirmed by the finals, which start everybody afresh.
 """
 
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -163,7 +164,7 @@ class Ladder:
         began, space = self._clock(), self._subject.space
         steering = self._aids.steering
         assert steering is not None
-        top = {k.name: k.choices[-1] for k in self._steered() if not _is_off(k)}
+        top = self._top(ask.options)
         launch = space.launch({**space.choice(ask.options), **top})
         profile = steering.steerable(self._subject.profile(launch))
         try:
@@ -177,7 +178,7 @@ class Ladder:
                 heard = accuracy.figures(trial.facts)
                 yield replace(trial, effective=effective)
                 if trial.state != "failed":
-                    async for other in self._others(session, ask, doubt, left_s):
+                    async for other in self._others(session, ask, top, doubt, left_s):
                         yield replace(other, facts={**other.facts, **heard})
         except EngineFailed:
             self._unsteerable += 1
@@ -185,14 +186,19 @@ class Ladder:
                 self._aids.steering = None
 
     async def _others(
-        self, session: Session, ask: Ask, doubt: Doubt, left_s: Callable[[], float]
-    ) -> AsyncGenerator[Trial, None]:
+        self, session: Session, ask: Ask, top: Mapping[str, Scalar], doubt: Doubt,
+        left_s: Callable[[], float],
+    ) -> AsyncGenerator[Trial, None]:  # fmt: skip
         """The siblings, until one brings the engine down or the time is over."""
         assert self._aids.steering is not None
         short = (Rung(self._rungs[-1].seconds * SHARE),)
-        for options in self._siblings(ask.options):
+        open_, taken = self._siblings(ask.options, top), [ask.options]
+        while open_ and len(taken) <= SIBLINGS:
             if left_s() < 3 * short[0].seconds:
                 return
+            options = self._study.best_of(open_) or self._farthest(open_, taken)
+            open_.remove(options)
+            taken.append(options)
             other = self._study.beside(options, LIVE)
             trial, effective = await self._checked(other)
             if trial is None:
@@ -227,17 +233,49 @@ class Ladder:
         choice = self._subject.space.choice(options)
         return {k.name: int(choice[k.name]) for k in self._steered()}
 
-    def _siblings(self, options: Mapping[str, Scalar]) -> list[dict[str, Scalar]]:
-        """Untried settings of the limits beside the same other options, far apart first."""
+    def _top(self, options: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """The highest limits beside the same other options with which it should start."""
+        space, knobs = self._subject.space, [k for k in self._steered() if not _is_off(k)]
+        asked = space.choice(options)
+        higher = [[c for c in k.choices if float(c) >= float(asked[k.name])] for k in knobs]
+        every = [dict(zip([k.name for k in knobs], values, strict=True))
+                 for values in product(*higher)]  # fmt: skip
+        every.sort(key=lambda top: sum(k.coordinate(top[k.name]) for k in knobs), reverse=True)
+        for top in every:
+            launch = space.launch({**asked, **top})
+            if space.check(launch) is None and self._study.expects(launch):
+                return top
+        return {k.name: asked[k.name] for k in knobs}
+
+    def _siblings(
+        self, options: Mapping[str, Scalar], top: Mapping[str, Scalar]
+    ) -> list[dict[str, Scalar]]:
+        """Untried settings of the limits up to `top` beside the same other options."""
         space, knobs = self._subject.space, self._steered()
         tried = {key(t.options) for t in self._study.trials()} | {key(options)}
         centre = space.choice(options)
         every = [
             space.launch({**centre, **dict(zip([k.name for k in knobs], values, strict=True))})
-            for values in product(*(k.choices for k in knobs))
+            for values in product(*(_up_to(k, top.get(k.name)) for k in knobs))
         ]
-        open_ = [o for o in every if o and key(o) not in tried and space.check(o) is None]
-        return _spread(space, knobs, options, open_)[:SIBLINGS]
+        return [o for o in every if o and key(o) not in tried and space.check(o) is None]
+
+    def _farthest(
+        self, options: Sequence[dict[str, Scalar]], taken: Sequence[Mapping[str, Scalar]]
+    ) -> dict[str, Scalar]:
+        """The one whose limits are the farthest from all that were taken."""
+        knobs = self._steered()
+
+        def point(each: Mapping[str, Scalar]) -> list[float]:
+            choice = self._subject.space.choice(each)
+            return [k.coordinate(choice[k.name]) for k in knobs]
+
+        known = [point(each) for each in taken]
+        return max(options, key=lambda each: min(math.dist(point(each), k) for k in known))
+
+
+def _up_to(knob: Knob, top: Scalar | None) -> list[Scalar]:
+    return [c for c in knob.choices if top is None or float(c) <= float(top)]
 
 
 def _is_off(knob: Knob) -> bool:
@@ -249,25 +287,3 @@ def _told(space: Space, effective: Mapping[str, Scalar | None]) -> dict[str, Sca
     """Of all that an engine says it would work with, what the search is about."""
     names = {k.name for k in space.knobs}
     return {k: v for k, v in effective.items() if k in names and v is not None}
-
-
-def _spread(
-    space: Space, knobs: Sequence[Knob], first: Mapping[str, Scalar],
-    options: Sequence[dict[str, Scalar]],
-) -> list[dict[str, Scalar]]:  # fmt: skip
-    """In an order in which each is as far as can be from all before it."""
-
-    def point(each: Mapping[str, Scalar]) -> list[float]:
-        choice = space.choice(each)
-        return [k.coordinate(choice[k.name]) for k in knobs]
-
-    def apart(one: Sequence[float], other: Sequence[float]) -> float:
-        return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
-
-    taken, found, left = [point(first)], [], list(options)
-    while left:
-        best = max(left, key=lambda o: min(apart(point(o), t) for t in taken))
-        left.remove(best)
-        taken.append(point(best))
-        found.append(best)
-    return found

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -169,6 +169,16 @@ class Study:
     def beside(self, options: dict[str, Scalar], origin: str) -> Ask:
         """A configuration that costs nothing to try along with another; it may be forgotten."""
         return Ask(UNASKED, options, origin)
+
+    def best_of(self, options: Sequence[dict[str, Scalar]]) -> dict[str, Scalar] | None:
+        """Which of these the sampler would try next; None where it has no opinion."""
+        best_of = getattr(self._study.sampler, "best_of", None)
+        return None if best_of is None else options[best_of(self.trials(), options)]
+
+    def expects(self, options: dict[str, Scalar]) -> bool:
+        """Whether the sampler believes that it would start; True where it has no opinion."""
+        starts = getattr(self._study.sampler, "starts", None)
+        return starts is None or bool(starts(self.trials(), options))
 
     def tell(self, trial: Trial) -> Trial:
         """Keep what became of the trial of this number: durable once its attribute is.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vllama.bench.rig import Bench
 from vllama.machine import Machine
 from vllama.profile import Scalar
-from vllama.tuner import ablation, capacity, claims, drift, effort, finals, verdict
+from vllama.tuner import ablation, capacity, claims, contenders, drift, effort, finals, verdict
 from vllama.tuner.ablation import Ablated
 from vllama.tuner.attempt import Clock
 from vllama.tuner.deadline import OutOfTimeError, TimedBench
@@ -20,13 +20,14 @@ from vllama.tuner.search import Limits, Search
 from vllama.tuner.selection import Selected, select
 from vllama.tuner.study import Study
 from vllama.tuner.subject import Subject
-from vllama.tuner.trial import Trial
+from vllama.tuner.trial import LIVE, Trial
 from vllama.tuner.verdict import Verdict
 
 # Where everything is slow, a few trials without proof are worth more than a proof of one.
 MOST_FOR_FINALS = 0.4
 # With two the interval of two starts is so wide that hardly any gain is proven.
 ROUNDS_TO_PROVE = 3
+CONTENDERS_AFTER_LIVE = 4
 # A budget may be overrun by this share, so that what has nearly ended need not be thrown away.
 OVERRUN = 0.05
 
@@ -130,13 +131,17 @@ class Tuning:
 
     def _reserve(self) -> float:
         """What the smallest finals that prove something need, so that the search leaves it."""
-        sides = self._block_costs()[:2]
+        # What limits set on a running engine have shown is a little off: more must prove it.
+        is_live = any(LIVE in t.facts for t in self.trials)
+        contenders_ = CONTENDERS_AFTER_LIVE if is_live else 1
+        sides = self._block_costs()[: contenders_ + 1]
         if len(sides) < 2:
             usual_s = 1.0 if self.subject.default.engine == "llamacpp" else 60.0
             side_s = usual_s + 2.6 * self._effort.block_s * len(self.subject.workloads)
             usual = 2 * ROUNDS_TO_PROVE * side_s
             return min(usual, MOST_FOR_FINALS * (self._budget.seconds or usual))
-        needed = ROUNDS_TO_PROVE * sum(self._start_s() + 2 * cost for cost in sides)
+        plan = finals.Plan(ROUNDS_TO_PROVE, 2, self._effort.block_s, contenders_, False)
+        needed = finals.cost_s(plan, self._start_s(), sides)
         if self._wants_ablation:
             needed += 4 * (self._start_s() + sides[-1])
         return min(needed, MOST_FOR_FINALS * (self._budget.seconds or needed))
@@ -146,7 +151,7 @@ class Tuning:
         whole = self._effort.block_s / sum(r.seconds for r in self._effort.rungs)
         trials = [t for t in self.trials if t.has_own_start]
         default = [t for t in trials if not t.options and t.measurements]
-        best = finals.ranked(self.subject, trials)
+        best = contenders.ranked(self.subject, trials)
         return [(t.seconds - t.start_s) * whole for t in [*default[:1], *best]]
 
     def _start_s(self) -> float:
@@ -202,7 +207,7 @@ class Tuning:
             return
         base = next((t.measurements for t in self.trials if t.complete and not t.options), None)
         fit = [t for t in self.trials if not claims.seem_lost(self.subject, t.measurements, base)]
-        finalists = finals.contenders(self.subject, fit, plan.contenders)
+        finalists = contenders.choose(self.subject, fit, plan.contenders)
         if finalists:
             async for block in finals.run(self._bench, self.subject, finalists, plan, self._left_s):
                 yield block
