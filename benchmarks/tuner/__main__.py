@@ -27,18 +27,18 @@ class Case:
 
 CASES = (Case("A", 0.04, 20), Case("A", 0.08, 30), Case("B", 0.04, 20))
 # The contest that the targets are about; --methods adds the tuner's other samplers.
-STANDARD = "random,optuna tpe,vllama gp"
+STANDARD = ";".join(("random", "optuna tpe", "vllama gp", contest.LIVE))
 
 
 def main() -> None:
     """Run every method on every world of every case; write the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=30)
-    parser.add_argument("--methods", default=STANDARD, help=", ".join(contest.METHODS))
+    parser.add_argument("--methods", default=STANDARD, help="; ".join(contest.METHODS))
     parser.add_argument("--cases", default="0,1,2")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    methods = args.methods.split(",")
+    methods = args.methods.split(";")
     cases = [CASES[int(i)] for i in args.cases.split(",")]
     jobs = [(c, m, s) for c in cases for m in methods for s in range(args.worlds)]
     with multiprocessing.Pool(2) as pool:

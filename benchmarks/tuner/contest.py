@@ -28,7 +28,8 @@ LIVE = "vllama gp, live limits"
 class Found:
     """How one search of one world went.
 
-    `curve` is the true quality of the best so far after each start. `bias` is the claimed
+    `curve` is the true quality of the best so far after each start, `settings` how many were
+    tried. `bias` is the claimed
     gain over the true one, less 1, of what was chosen; `covered` whether the 95 % interval
     holds the true gain. Hours are virtual.
     """
@@ -42,6 +43,7 @@ class Found:
     bias: float | None
     covered: bool | None
     default: float
+    settings: int
     proven: bool = False
     stopped: str = ""
 
@@ -81,7 +83,8 @@ def _found(truth: Truth, bench: VirtualBench, tuning: Tuning, crashes: int, star
         covered = verdict.gain.ci95[0] <= real <= verdict.gain.ci95[1]
     return Found(
         _curve(truth, about, tuning.trials), truth.quality(verdict.options), crashes, starts,
-        bench.starts, bench.now / 3600, bias, covered, base, verdict.proven, tuning.stopped,
+        bench.starts, bench.now / 3600, bias, covered, base, len(tuning.trials), verdict.proven,
+        tuning.stopped,
     )  # fmt: skip
 
 
@@ -92,7 +95,9 @@ def _curve(truth: Truth, about: Subject, trials: Sequence[Trial]) -> tuple[float
     for trial in trials:
         if trial.complete and (not best or value(trial.measurements) > value(best.measurements)):
             best = trial
-        curve.append(truth.quality(dict(best.options)) if best else 0.0)
+        quality = truth.quality(dict(best.options)) if best else 0.0
+        # What a running engine showed of other limits is part of what its start was good for.
+        curve[len(curve) - (not trial.has_own_start) :] = [quality]
     return tuple(curve)
 
 
@@ -120,7 +125,7 @@ def plain(make: Callable[[int], optuna.samplers.BaseSampler]) -> Method:
         bias = best[0] / figures.rate - 1 if best and figures else None
         return Found(
             tuple(curve), curve[-1], bench.crashes, bench.starts, bench.starts,
-            bench.now / 3600, bias, None, truth.quality({}),
+            bench.now / 3600, bias, None, truth.quality({}), len(curve),
         )  # fmt: skip
 
     return search

@@ -1,7 +1,10 @@
 """The ladder of costs on a simulated bench: the dry run, one start for several settings."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import pytest
 
 from tests.tuner.simulated import MACHINE, SimulatedBench, fell, slots, subject
 from vllama.bench.rig import Session
@@ -9,7 +12,8 @@ from vllama.errors import EngineFailed
 from vllama.profile import Profile, Scalar
 from vllama.tuner import costs, document, samplers, study
 from vllama.tuner.ladder import SIBLINGS, Aids
-from vllama.tuner.trial import LIVE, key
+from vllama.tuner.prior import Expected, Prior
+from vllama.tuner.trial import LIVE, Trial, key
 from vllama.tuner.tuning import Budget, Tuning
 
 
@@ -40,9 +44,13 @@ class Slots:
         return flash * (1000 + 50 * min(mine or slots(options), 8))
 
 
-async def tune(bench: SimulatedBench, aids: Aids, trials: int = 4) -> Tuning:
+async def tune(
+    bench: SimulatedBench, aids: Aids, trials: int = 4, prior: Prior | None = None
+) -> Tuning:
+    """At random; with a `prior`, by the model."""
     about = subject()
-    sampler = samplers.make("random", about.space, 1, about.objective)
+    name = "random" if prior is None else "gp"
+    sampler = samplers.make(name, about.space, 1, about.objective, prior)
     with study.opened(study.MEMORY, about.study, about.space, about.objective, sampler) as kept:
         tuning = Tuning(kept, bench, about, MACHINE, Budget(trials), bench.clock, aids)
         async for _ in tuning.run():
@@ -115,6 +123,52 @@ async def test_starts_of_a_minute_give_four_times_as_many_configurations_an_hour
     values = next(len(k.choices) for k in about.space.knobs if k.name == "n_parallel")
     # As many as the knob has values share a start here.
     assert gained > 0.8 * min(values, 1 + SIBLINGS)
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """A prior by which so many slots are best, and more than `most` do not start."""
+
+    best: int
+    most: int = 1000
+
+    def expect(self, options: Mapping[str, Scalar]) -> Expected:
+        value = -abs(math.log(slots(options) / self.best))
+        return Expected(7 + 0.3 * value, {}, slots(options) <= self.most)
+
+    def after(self, trials: Sequence[Trial]) -> "Foretold":
+        return self
+
+
+SLOTS = next(k.choices for k in subject().space.knobs if k.name == "n_parallel")
+
+
+@pytest.mark.parametrize("best", [n for n in SLOTS if n not in (1, 10)])
+async def test_what_a_live_server_measures_next_is_what_the_model_promises_most_of(
+    best: int,
+) -> None:
+    steering, prior = Slots(), Foretold(best)
+
+    def rate(options: Mapping[str, Scalar]) -> float:
+        mine = steering.now if options.get("steerable") else 0
+        return math.exp(prior.expect({"n_parallel": mine or slots(options)}).value)
+
+    bench = SimulatedBench(rate)
+    tuning = await tune(bench, Aids(steering=steering), trials=2, prior=prior)
+    asked, *others = [slots(t.options) for t in tuning.trials if LIVE in t.facts]
+    assert best in (asked, others[0])
+
+
+async def test_a_live_server_starts_no_higher_than_it_should_come_up() -> None:
+    steering = Slots()
+    most = SLOTS[-2]
+    bench = SimulatedBench(steering.rate)
+    tuning = await tune(bench, Aids(steering=steering), trials=6, prior=Foretold(4, int(most)))
+    launched = [slots(o) for o in bench.launched if o.get("steerable")]
+    asked = [slots(t.options) for t in tuning.trials if LIVE in t.facts and t.has_own_start]
+    # What was asked for is tried all the same.
+    assert launched == [max(int(most), n) for n in asked]
+    assert most in launched
 
 
 async def test_an_engine_that_cannot_be_steered_is_restarted_for_each() -> None:

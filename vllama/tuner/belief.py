@@ -111,9 +111,7 @@ class Belief:
         held = [i for i, t in enumerate(self._measured) if t.state != "infeasible"]
         best = float(at_seen[held].max()) if held else float(at_seen.min())
         log_ei = gaussian.log_expected_improvement(mean, sd, best)
-        return Improvement(
-            log_ei + np.log(np.maximum(kept, 1e-12)), kept, mean + 2.5 * sd, best
-        )
+        return Improvement(log_ei + np.log(np.maximum(kept, 1e-12)), kept, mean + 2.5 * sd, best)
 
     @property
     def _limits(self) -> list[str]:
