@@ -14,6 +14,7 @@ from vllama.model import Model
 from vllama.profile import Scalar
 from vllama.tuner import space
 from vllama.tuner.knob import Knob
+from vllama.tuner.knobs_vllm_cpu import WORKER
 from vllama.tuner.objective import Objective
 from vllama.tuner.space import Space
 from vllama.tuner.subject import Subject
@@ -49,13 +50,14 @@ GRIDS: Mapping[str, Grid] = {
             "kv_unified": (True, False),
         },
     ),
-    # 24 points: the two limits of the scheduler, what is compiled, and in which arithmetic.
+    # 32 points: the two limits of the scheduler, in which process it computes and in which
+    # arithmetic.
     "vllm": Grid(
         "concurrent-10", 6.0, 4_000_000, 2,
         {
-            "max_num_seqs": (4, 10, 128),
+            "max_num_seqs": (2, 4, 10, 128),
             "max_num_batched_tokens": (256, 2048),
-            "optimization_level": (0, 2),
+            WORKER: ("1", "0"),
             "dtype": ("auto", "float32"),
         },
     ),
