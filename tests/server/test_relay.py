@@ -140,10 +140,14 @@ class Client:
         status, headers = await self.head()
         if "content-length" in headers:
             return status, await self.reader.readexactly(int(headers["content-length"]))
+        return status, await self.rest()
+
+    async def rest(self) -> bytes:
+        """All chunks to the end."""
         pieces = []
         while piece := await self.chunk():
             pieces.append(piece)
-        return status, b"".join(pieces)
+        return b"".join(pieces)
 
     def leave(self) -> None:
         self.writer.transport.abort()
@@ -241,6 +245,41 @@ async def test_one_connection_takes_many_requests(direct: bool) -> None:
         for _ in range(3):
             client.ask()
             assert await client.answer() == (200, b"x[end]")
+        client.leave()
+
+
+async def test_requests_sent_ahead_are_answered_in_turn(direct: bool) -> None:
+    engine = FakeEngine(saying(CHUNKED, chunk(b"one "), chunk(b"two "), b"0\r\n\r\n"))
+    async with relaying(Shop(engine), direct=direct) as address:
+        client = await Client.to(address)
+        for _ in range(3):
+            client.ask()
+        for _ in range(3):
+            assert await client.answer() == (200, b"one two [end]")
+        client.leave()
+
+
+async def test_a_request_that_is_sent_in_the_middle_of_an_answer_waits_for_its_end(
+    direct: bool,
+) -> None:
+    step = asyncio.Event()
+
+    async def handler(
+        body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(CHUNKED + chunk(b"one "))
+        await step.wait()
+        writer.write(chunk(b"two ") + b"0\r\n\r\n")
+
+    async with relaying(Shop(FakeEngine(handler)), direct=direct) as address:
+        client = await Client.to(address)
+        client.ask()
+        await client.head()
+        assert await client.chunk() == b"one "
+        client.ask()
+        step.set()
+        assert await client.rest() == b"two [end]"
+        assert await client.answer() == (200, b"one two [end]")
         client.leave()
 
 

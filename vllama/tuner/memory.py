@@ -15,6 +15,9 @@ MIB = 1024**2
 _BLOCK_CPU, _BLOCK_GPU = 128, 16
 # Of a process that has imported torch and vLLM; with a CUDA context; for each peer.
 _CPU_PROCESS = 0.665 * GIB
+# What stays in the heap of weights that were read in 16 bits and kept in 32, as a share of the
+# former: seen with 8 to 201 MB of them, whose tensors are small; large ones are given back whole.
+_WIDENED, _WIDENED_MOST = 0.6, 256 * MIB
 _UNWARMED = 0.1
 _GPU_CONTEXT = 0.7 * GIB
 _EACH_PEER = 0.3 * GIB
@@ -95,6 +98,12 @@ def weight_share(ground: Ground, options: Mapping[str, Scalar]) -> float:
     return 0.5 if stored == "F32" and kind not in {"float32", "float"} else 1.0
 
 
+def _widened(ground: Ground, options: Mapping[str, Scalar]) -> float:
+    if weight_share(ground, options) <= 1:
+        return 0.0
+    return min(_WIDENED * ground.model.shape.weight_bytes, _WIDENED_MOST)
+
+
 def context_tokens(ground: Ground, options: Mapping[str, Scalar]) -> int:
     """The longest sequence that the engine will take."""
     trained = ground.model.shape.context_length or 8192
@@ -116,7 +125,9 @@ def _vllm(
         # Without compiled code to warm up no step is run before the cache is sized.
         activation *= _UNWARMED
     graphs = _graphs(ground, device, options) * correction.graph_scale
-    overhead = _CPU_PROCESS if device.is_cpu else _GPU_CONTEXT + (_EACH_PEER if shards > 1 else 0)
+    overhead = _GPU_CONTEXT + (_EACH_PEER if shards > 1 else 0)
+    if device.is_cpu:
+        overhead = _CPU_PROCESS + _widened(ground, options)
     # Before 0.20 graphs were captured after the cache was sized, in what nobody had claimed.
     counted = graphs if ground.is_at_least("0.20") else 0.0
     used = weights * correction.weight_scale + activation + counted + overhead
