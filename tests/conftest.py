@@ -18,7 +18,6 @@ from vllama.errors import EngineMissing
 from vllama.machine import Machine
 from vllama.settings import Settings
 from vllama.store import names
-from vllama.tuner.knobs_vllm_cpu import WORKER
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".cache"
@@ -88,9 +87,7 @@ async def vllm_endpoint(
         enable_auto_tool_choice=True,
         tool_call_parser="hermes",
     )
-    # Without the process that spins: on two cores it starves the server that the tests ask.
-    environment = {"VLLM_SERVER_DEV_MODE": "1", WORKER: "0"}
-    profile = replace(profile, environment=environment)
+    profile = replace(profile, environment={"VLLM_SERVER_DEV_MODE": "1"})
     async with real.start(profile) as endpoint:
         yield endpoint
 
