@@ -150,13 +150,15 @@ def test_an_option_that_it_does_not_have_never_reaches_it(
 
 
 def test_the_profile_has_the_last_word_in_the_environment(installed: Installed) -> None:
-    base = {"HOME": "/home/me", "VLLM_CPU_KVCACHE_SPACE": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    base = {"HOME": "/home/me", "VLLM_CPU_KVCACHE_SPACE": ""}
+    base |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
     profile = Profile("p", "vllm", "m", environment={"VLLM_LOGGING_LEVEL": "DEBUG", "X": "1"})
     found = vllm_command.environment(profile, base, installed=installed)
     assert found["VLLM_LOGGING_LEVEL"] == "DEBUG"
     assert found["X"] == "1"
     assert "VLLM_CPU_KVCACHE_SPACE" not in found  # an empty one crashes the worker
     assert "PYTHONDONTWRITEBYTECODE" not in found
+    assert "PYTHONSAFEPATH" not in found  # it would hide our modules beside the program
     assert found["PYTHONPYCACHEPREFIX"] == "/home/me/.cache/vllm/bytecode"
     assert "VLLM_USE_AOT_COMPILE" not in found  # only where it always misses
 

@@ -142,6 +142,8 @@ def environment(
     merged = {**base, **ours, **profile.environment}
     if "PYTHONDONTWRITEBYTECODE" not in profile.environment:
         merged.pop("PYTHONDONTWRITEBYTECODE", None)
+    # With it vLLM would not find our modules beside the program that it runs.
+    merged.pop("PYTHONSAFEPATH", None)
     # An empty one crashes the worker; a profile says kv_cache_memory_bytes instead.
     if not merged.get("VLLM_CPU_KVCACHE_SPACE") or "kv_cache_memory_bytes" in profile.options:
         merged.pop("VLLM_CPU_KVCACHE_SPACE", None)
