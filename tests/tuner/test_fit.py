@@ -15,6 +15,7 @@ from vllama.engines.vllm_log import Story
 from vllama.machine import GIB, Cpu, Machine
 from vllama.model import Shape
 from vllama.tuner import gpus
+from vllama.tuner.calibration import Start
 from vllama.tuner.fit import Fit, Prediction
 
 STARTS: list[dict[str, Any]] = json.loads(
@@ -283,6 +284,21 @@ def test_a_measured_start_makes_other_predictions_true() -> None:
             )
             assert before > 1.3 * real
             assert after == pytest.approx(real, rel=0.1)
+
+
+def test_several_starts_at_once_teach_what_they_teach_one_after_the_other() -> None:
+    fit = h100()
+    starts = [
+        Start({"max_num_seqs": seqs}, {}, ((LONG, measured(fit.predict({}, LONG), off)),))
+        for seqs, off in ((8, 0.5), (64, 0.8), (256, 1.3))
+    ]
+    one_by_one = fit
+    for start in starts:
+        one_by_one = one_by_one.calibrate(start.options, start.facts, start.measurements)
+    at_once = fit.calibrate_all(starts)
+    assert at_once == one_by_one
+    assert at_once.predict({}, LONG) != fit.predict({}, LONG)
+    assert fit.calibrate_all([]) == fit
 
 
 def test_one_wild_measurement_does_not_spoil_the_rest() -> None:

@@ -117,19 +117,23 @@ class Fit:
     ) -> "Fit":
         """Learn from a start with these options: what its log said, and what loads showed."""
         pairs = measurements.items() if isinstance(measurements, Mapping) else measurements
-        start = Start({**self.ground.default, **options}, dict(facts), tuple(pairs))
-        starts = (*self.starts, start)
-        correction = calibration.memory_of(self.ground, self.device, starts)
+        return self.calibrate_all([Start(options, facts, tuple(pairs))])
+
+    def calibrate_all(self, starts: Sequence[Start]) -> "Fit":
+        """Learn from several starts in one go; their options are those that were added."""
+        added = (replace(s, options={**self.ground.default, **s.options}) for s in starts)
+        known = (*self.starts, *added)
+        correction = calibration.memory_of(self.ground, self.device, known)
         bare = Fit.of(self.ground)
         reached, error = calibration.speed_of(
-            self.ground, self.device, bare.reached, correction, starts
+            self.ground, self.device, bare.reached, correction, known
         )
         return replace(
             self,
             correction=correction,
             reached=reached,
             error=bare.error if error is None else error,
-            starts=starts,
+            starts=known,
         )
 
     def _budget(self, options: Mapping[str, Scalar]) -> Budget:

@@ -1,5 +1,6 @@
 """Knob: one option that the tuner may vary; and why another is left alone."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -176,10 +177,16 @@ def count(options: Options, name: str, otherwise: int) -> int:
 
     `otherwise` when it is absent or a word such as `auto`.
     """
-    text = str(options.get(name, otherwise))
+    number = _number(str(options.get(name, otherwise)))
+    return otherwise if number is None else number
+
+
+# Asked for a hundred thousand times while a model of the machine is fitted.
+@functools.lru_cache(1024)
+def _number(text: str) -> int | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", text)
     if match is None:
-        return otherwise
+        return None
     return int(float(match[1]) * {**_UNITS, **_BINARY, "": 1}[match[2]])
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from vllama.bench.measurement import Measurement, Quantiles
 from vllama.bench.workload import Workload
 from vllama.profile import Scalar
+from vllama.tuner.calibration import Start
 from vllama.tuner.fit import Fit, Prediction
 from vllama.tuner.objective import Objective
 from vllama.tuner.trial import Trial
@@ -64,11 +65,12 @@ class Analytic:
     def after(self, trials: Sequence[Trial]) -> "Analytic":
         """Calibrated anew from the bare model with every start that came up."""
         loads = {w.name: w for w in self.workloads}
-        fit = Fit.of(self.fit.ground)
-        for trial in trials:
-            if trial.measurements:
-                pairs = [(loads[n], m) for n, m in trial.measurements.items() if n in loads]
-                fit = fit.calibrate(trial.options, trial.facts, pairs)
+        starts = [
+            Start(t.options, t.facts, tuple((loads[n], m) for n, m in pairs if n in loads))
+            for t in trials
+            if (pairs := t.measurements.items())
+        ]
+        fit = Fit.of(self.fit.ground).calibrate_all(starts)
         return Analytic(fit, self.objective, self.workloads)
 
 
