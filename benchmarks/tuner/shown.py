@@ -23,7 +23,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "tokens, p99 TTFT 2 s and TPOT 42 ms at most. Figures are shares of the exhaustive "
         "best. 'Chosen' is after the finals, where a method has them; starts and crashes are "
         "those of the search. With live limits, as with vLLM from 0.31, a start measures up to "
-        "nine further settings of its scheduler's limits, half as long each, which are 1 % off "
+        "nine further settings of its scheduler's limits, a third as long each, which are 1 % off "
         "what they are at a start of their own; those that would not start bring it down. "
         "Written by `make bench-tuner`.",
         "",

@@ -25,10 +25,11 @@ from vllama.tuner.study import Ask, Study
 from vllama.tuner.subject import Subject
 from vllama.tuner.trial import DRY_RUN, LIVE, Failure, Trial, key
 
-# Settings that a start measures beside the one that was asked for, each for half as long:
-# at a start of 40 s and blocks of 8 s that is over four times as many as a start for each.
+# Settings that a start measures beside the one that was asked for, each for a third as long:
+# enough to tell who deserves a start of its own, and what a start costs is seldom more than
+# what three of them do.
 SIBLINGS = 9
-SHARE = 0.5
+SHARE = 1 / 3
 
 
 class Word(Protocol):
