@@ -34,7 +34,7 @@ from vllama.tuner.tuning import Budget
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "tuner-real"
 CONTROL_EVERY, RACED = 8, 5
-ROUNDS = {"llamacpp": 8, "vllm": 4}
+ROUNDS = {"llamacpp": 8, "vllm": 10}
 PARTS = {"llamacpp": "grid,tune,race", "vllm": "grid,live,race"}
 
 
