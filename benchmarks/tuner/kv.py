@@ -29,7 +29,8 @@ from vllama.tuner.knob import Ground
 
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "tuner-kv"
-SIZES = {"4M": 4_000_000, "30M": 30_000_000, "100M": 100_000_000}
+# The memory model's constants were fixed before 60M was measured: it is the held-out one.
+SIZES = {"4M": 4_000_000, "30M": 30_000_000, "100M": 100_000_000, "60M": 60_000_000}
 AT_ONCE = 2
 Case: TypeAlias = tuple[str, dict[str, Scalar]]
 TOLD = ("kv_cache_tokens", "kv_cache_bytes", "model_memory_bytes", "load_s")
