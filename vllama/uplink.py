@@ -137,7 +137,8 @@ class Uplink(asyncio.Protocol):
             self._release()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        # It knows this connection: a cycle that would wait for the collector.
+        self._transport = self._parser = None
         self._pool.forget(self)
         if self._sink is None:
             return

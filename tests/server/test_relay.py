@@ -7,18 +7,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from tests.server.fakes import FakeEngine, Handler, Shop, standing_still, until
 from vllama.errors import VllamaError
 from vllama.server.lifecycle.pool import Pool
 from vllama.server.lifecycle.runner import Lease
 from vllama.server.relay import relay
-from vllama.server.relay.downlink import EXTENSION
+from vllama.server.relay.downlink import EXTENSION, Downlink
 from vllama.server.relay.exchange import Call, Reply
 from vllama.server.web.serving import Server, listen
 from vllama.uplink import Headers
@@ -413,6 +416,32 @@ async def test_a_client_that_leaves_stops_the_engines_work(
             await client.chunk()
         client.leave()
         await asyncio.wait_for(gone.wait(), DEADLINE_S)
+
+
+def test_a_piece_for_a_client_that_has_just_gone_is_dropped() -> None:
+    """The engine's next piece may come before the request's own task knows; uvloop would raise."""
+
+    async def nobody(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("nothing is asked")
+
+    async def write_to_nobody() -> None:
+        config = Config(nobody, lifespan="off", log_config=None)
+        config.load()
+        down = Downlink(config=config, server_state=ServerState(), app_state={})
+        server = await asyncio.get_running_loop().create_server(lambda: down, "127.0.0.1", 0)
+        client = await Client.to(server.sockets[0].getsockname())
+        await until(lambda: down.transport is not None)
+        gone = asyncio.Event()
+        down.watch(gone.set)
+        down.write_chunk(b"word")
+        assert await client.chunk() == b"word"
+        client.leave()
+        await asyncio.wait_for(gone.wait(), DEADLINE_S)
+        down.write_chunk(b"lost")
+        assert down.is_lost
+        server.close()
+
+    uvloop.run(write_to_nobody())
 
 
 async def test_a_client_that_leaves_while_the_model_loads_is_forgotten(direct: bool) -> None:

@@ -65,8 +65,13 @@ class Downlink(HttpToolsProtocol):
         return True
 
     def write_chunk(self, data: bytes) -> None:
-        """One piece of a chunked body; the head must have left."""
-        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        """One piece of a chunked body; the head must have left. Lost with a client that has gone.
+
+        The engine's next piece may be here before whoever cares for the request knows of it, and
+        uvloop's transports raise when they are written to after their end.
+        """
+        if not self.is_lost:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def finish(self, scope: Scope, data: bytes) -> bool:
         """The last piece of a chunked body, which may be empty, and its end, if that can be."""
@@ -111,6 +116,8 @@ class Downlink(HttpToolsProtocol):
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost()
+        # Both lead back here, a cycle that would wait for the collector; whoever answers has them.
+        self.cycle = self.scope = None  # type: ignore[assignment]
 
     def resume_writing(self) -> None:
         """The client has caught up."""
