@@ -1,6 +1,7 @@
 """The relay: what reaches the client, whatever the engine and the client do."""
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ from vllama.server.relay import relay
 from vllama.server.relay.downlink import EXTENSION, Downlink
 from vllama.server.relay.exchange import Call, Reply
 from vllama.server.web.serving import Server, listen
-from vllama.uplink import Headers
+from vllama.uplink import Headers, Uplink
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -442,6 +443,34 @@ def test_a_piece_for_a_client_that_has_just_gone_is_dropped() -> None:
         server.close()
 
     uvloop.run(write_to_nobody())
+
+
+async def test_a_client_that_leaves_in_mid_stream_leaves_nothing_to_the_collector() -> None:
+    step = asyncio.Event()
+
+    async def handler(
+        body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(CHUNKED + chunk(b"one "))
+        await step.wait()
+
+    def left() -> int:
+        return sum(isinstance(each, Downlink | Uplink) for each in gc.get_objects())
+
+    async with relaying(Shop(FakeEngine(handler)), direct=True) as address:
+        gc.collect()
+        before = left()
+        gc.disable()
+        try:
+            client = await Client.to(address)
+            client.ask()
+            await client.head()
+            assert left() > before
+            client.leave()
+            await until(lambda: left() == before)
+        finally:
+            gc.enable()
+            step.set()
 
 
 async def test_a_client_that_leaves_while_the_model_loads_is_forgotten(direct: bool) -> None:

@@ -29,7 +29,7 @@ Vector: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start: all its options, the facts of its log, and what loads showed on it."""
+    """One start: its options, the facts of its log, and what loads showed on it."""
 
     options: Mapping[str, Scalar]
     facts: Mapping[str, object]

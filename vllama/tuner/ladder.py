@@ -26,8 +26,7 @@ from vllama.tuner.subject import Subject
 from vllama.tuner.trial import DRY_RUN, LIVE, Failure, Trial, key
 
 # Settings that a start measures beside the one that was asked for, each for a third as long:
-# enough to tell who deserves a start of its own, and what a start costs is seldom more than
-# what three of them do.
+# in the contests who was chosen was as good as with half, and sooner (docs/tuning.md).
 SIBLINGS = 9
 SHARE = 1 / 3
 
