@@ -55,10 +55,10 @@ async def test_a_server_that_slows_down_makes_the_measurement_suspect() -> None:
     async def slower_and_slower(call: Call) -> None:
         nonlocal count
         count += 1
-        # A scripted server's pace, not a wait of the test for something.
-        await asyncio.sleep(0.02 + 0.002 * count)
+        # A scripted server's pace, not a wait of the test for something: it falls evenly.
+        await asyncio.sleep(0.03 / (1 - 0.7 * count / 130))
         await completes(call)
 
     async with scripted(slower_and_slower) as server, server.session() as session:
-        shown = await session.measure(LOAD)
+        shown = await session.measure(replace(LOAD, requests=120))
     assert any("fell by" in reason for reason in shown.suspect)
